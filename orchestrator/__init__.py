@@ -1,0 +1,1 @@
+"""Decides: the experiment file, the command line, starting processes, progress and reports."""
