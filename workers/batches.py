@@ -1,0 +1,38 @@
+"""Which examples each local step sees, and the padding that lets sites share one compilation."""
+
+import math
+
+import numpy as np
+
+from workers.spec import LocalTraining
+
+PADDING = -1  # in place of an example's index
+
+
+def plan(training: LocalTraining, num_examples: int, seed: int) -> np.ndarray:
+    """Indices of each step's examples, int32 `(steps, batch_size)`; `PADDING` where there is none.
+
+    Every epoch is a new shuffle; its last batch holds what is left over, padded. The number of rows is
+    rounded up with steps that see nothing, which `client_update` skips.
+    """
+    rng = np.random.default_rng(seed)
+    batches_per_epoch = math.ceil(num_examples / training.batch_size)
+    num_steps = training.steps or batches_per_epoch * (training.epochs or 1)
+    epochs = []
+    for _ in range(math.ceil(num_steps / batches_per_epoch)):
+        epoch = np.full(batches_per_epoch * training.batch_size, PADDING, np.int32)
+        epoch[:num_examples] = rng.permutation(num_examples)
+        epochs.append(epoch.reshape(batches_per_epoch, training.batch_size))
+    steps = np.concatenate(epochs)[:num_steps]
+    return pad(steps, PADDING)
+
+
+def pad(rows: np.ndarray, value: float) -> np.ndarray:
+    """`rows` with more of `value` below, up to a size that many sites share.
+
+    The next power of two, past 1024 the next multiple of 1024: few shapes, so few compilations.
+    """
+    size = len(rows)
+    padded = 1 << (size - 1).bit_length() if size <= 1024 else math.ceil(size / 1024) * 1024
+    filling = np.full((padded - size, *rows.shape[1:]), value, rows.dtype)
+    return np.concatenate([rows, filling])

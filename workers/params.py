@@ -1,0 +1,35 @@
+"""Parameters of a model: a flat mapping from leaf path to array, as safetensors stores them.
+
+Models, deltas, buffers and optimizer states are all of this one type, so that every layer (training,
+wire format, aggregation, the saved file) names a leaf in the same way and nobody converts.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+# A NumPy or a JAX array: whatever answers `__array_namespace__` (the array API standard).
+Array: TypeAlias = Any
+Params: TypeAlias = dict[str, Array]
+
+
+def num_bytes(params: Mapping[str, Array]) -> int:
+    """Bytes that the arrays take, without their paths."""
+    return sum(int(leaf.nbytes) for leaf in params.values())
+
+
+def not_finite(params: Mapping[str, Array]) -> str | None:
+    """Path of the first leaf with a NaN or an infinity, or None."""
+    return next((path for path, leaf in params.items() if not np.isfinite(leaf).all()), None)
+
+
+def under(prefix: str, params: Mapping[str, Array]) -> Params:
+    """The same leaves, each path below `prefix`."""
+    return {f"{prefix}/{path}": leaf for path, leaf in params.items()}
+
+
+def below(prefix: str, params: Mapping[str, Array]) -> Params:
+    """The leaves below `prefix`, without it: the inverse of `under`."""
+    start = f"{prefix}/"
+    return {path[len(start) :]: leaf for path, leaf in params.items() if path.startswith(start)}

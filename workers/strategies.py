@@ -1,0 +1,195 @@
+"""Strategies: how the server turns sites' updates into versions of the global model.
+
+A strategy is its settings and three pure functions of them: `init` (what it remembers between updates),
+`fold` (take in one update) and `close` (the server step, when it is due). Paper's symbols: x the global
+model, delta a site's change to the model it received, s its staleness weight, α the mixing rate.
+To add a strategy: write its class, add it to `Strategy`.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Protocol, TypeAlias
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from workers import server_optimizer
+from workers.optimizers import Optimizer, Sgd
+from workers.params import Params, below, under
+from workers.settings import settings
+from workers.staleness import Polynomial, Staleness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """The server between two updates: the global model, its version, and what the strategy remembers."""
+
+    params: Params
+    version: int
+    memory: Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One site's update: what it changed, the model that it changed, and from how long ago."""
+
+    delta: Params
+    base: Params
+    num_examples: int
+    staleness: int
+
+
+class Rules(Protocol):
+    """What every strategy answers."""
+
+    is_synchronous: ClassVar[bool]  # a site gets its next order when the version advances, not at once
+    uses_base: ClassVar[bool]  # `fold` reads `Update.base`
+    max_staleness: int | None  # an update staler than this is refused
+
+    def init(self, params: Params) -> Params:
+        """What the strategy remembers before the first update, as a flat tree."""
+        ...
+
+    def weight(self, update: Update) -> float:
+        """How much the update counts, as written into the history."""
+        ...
+
+    def fold(self, server: Server, update: Update) -> Server:
+        """The server after it took in one update."""
+        ...
+
+    def close(self, server: Server, num_outstanding: int) -> Server:
+        """The server after its step, or as it was if that is not due.
+
+        `num_outstanding` sites still have an unfinished order.
+        """
+        ...
+
+
+@settings
+class FedAsync:
+    """x <- (1 - α s) x + α s x_new, where x_new = x_base + delta (Xie et al. 2019, arXiv 1903.03934, alg. 1).
+
+    One version per update.
+    """
+
+    kind: Literal["fedasync"] = "fedasync"
+    mixing_rate: Annotated[float, Field(gt=0, le=1)] = 0.6  # α
+    staleness: Staleness = Polynomial()
+    max_staleness: NonNegativeInt | None = None
+    is_synchronous: ClassVar[bool] = False
+    uses_base: ClassVar[bool] = True
+
+    def init(self, params: Params) -> Params:
+        """Nothing to remember."""
+        return {}
+
+    def weight(self, update: Update) -> float:
+        """The mixing rate times the staleness weight, α s."""
+        return self.mixing_rate * self.staleness.weight(update.staleness)
+
+    def fold(self, server: Server, update: Update) -> Server:
+        """Mix the site's whole model into the global one."""
+        w = np.float32(self.weight(update))
+        params = {
+            path: (1 - w) * x + w * (update.base[path] + update.delta[path])
+            for path, x in server.params.items()
+        }
+        return dataclasses.replace(server, params=params, version=server.version + 1)
+
+    def close(self, server: Server, num_outstanding: int) -> Server:
+        """Nothing is left to do: `fold` made the version."""
+        return server
+
+
+@settings
+class FedBuff:
+    """Buffer K updates, then x <- server_optimizer(x, mean of s_i delta_i).
+
+    Nguyen et al. 2022, arXiv 2106.06639, algorithm 1. s = (1 + staleness)^-1/2. One version per K updates.
+    """
+
+    kind: Literal["fedbuff"] = "fedbuff"
+    buffer_size: PositiveInt = 10  # K
+    staleness: Staleness = Polynomial(a=0.5)
+    server_optimizer: Optimizer = Sgd(learning_rate=1.0)
+    max_staleness: NonNegativeInt | None = None
+    is_synchronous: ClassVar[bool] = False
+    uses_base: ClassVar[bool] = False
+
+    def init(self, params: Params) -> Params:
+        """An empty buffer and the server optimizer's first state."""
+        return _empty_sum(params) | under("optimizer", server_optimizer.init(self.server_optimizer, params))
+
+    def weight(self, update: Update) -> float:
+        """The staleness weight s."""
+        return self.staleness.weight(update.staleness)
+
+    def fold(self, server: Server, update: Update) -> Server:
+        """Add s_i delta_i to the buffer; it counts as one whatever s_i is, so that stale means less."""
+        return _add(server, update, weight=self.weight(update), share=1.0)
+
+    def close(self, server: Server, num_outstanding: int) -> Server:
+        """The server step, once K updates are in the buffer."""
+        is_due = server.memory["count"] >= self.buffer_size
+        return _step(server, self.server_optimizer) if is_due else server
+
+
+@settings
+class FedAvg:
+    """Wait for all ordered sites, then x <- server_optimizer(x, weighted mean of delta_i).
+
+    McMahan et al. 2017, arXiv 1602.05629, algorithm 1: the synchronous baseline. One version per round.
+    """
+
+    kind: Literal["fedavg"] = "fedavg"
+    weighting: Literal["examples", "equal"] = "examples"
+    server_optimizer: Optimizer = Sgd(learning_rate=1.0)
+    max_staleness: ClassVar[int | None] = None  # nobody is ever late: the round waits
+    is_synchronous: ClassVar[bool] = True
+    uses_base: ClassVar[bool] = False
+
+    def init(self, params: Params) -> Params:
+        """An empty sum and the server optimizer's first state."""
+        return _empty_sum(params) | under("optimizer", server_optimizer.init(self.server_optimizer, params))
+
+    def weight(self, update: Update) -> float:
+        """The site's number of examples, or 1 for each."""
+        return float(update.num_examples) if self.weighting == "examples" else 1.0
+
+    def fold(self, server: Server, update: Update) -> Server:
+        """Add the weighted delta to the round's sum."""
+        weight = self.weight(update)
+        return _add(server, update, weight=weight, share=weight)
+
+    def close(self, server: Server, num_outstanding: int) -> Server:
+        """The server step, once no site is outstanding any more and at least one has answered."""
+        is_due = num_outstanding == 0 and server.memory["count"] > 0
+        return _step(server, self.server_optimizer) if is_due else server
+
+
+Strategy: TypeAlias = Annotated[FedAsync | FedBuff | FedAvg, Field(discriminator="kind")]
+
+
+def _empty_sum(params: Params) -> Params:
+    """No updates yet: the sum of w_i delta_i, the divisor that makes it a mean, and how many updates it holds."""
+    zeros = {path: np.zeros_like(leaf) for path, leaf in params.items()}
+    return under("sum", zeros) | {"divisor": np.zeros((), np.float64), "count": np.zeros((), np.int64)}
+
+
+def _add(server: Server, update: Update, *, weight: float, share: float) -> Server:
+    w = np.float32(weight)
+    memory = dict(server.memory)
+    for path, delta in update.delta.items():
+        memory[f"sum/{path}"] = memory[f"sum/{path}"] + w * delta
+    memory["divisor"] = np.asarray(memory["divisor"] + share)
+    memory["count"] = np.asarray(memory["count"] + 1)
+    return dataclasses.replace(server, memory=memory)
+
+
+def _step(server: Server, optimizer: Optimizer) -> Server:
+    divisor = np.float32(server.memory["divisor"])
+    mean = {path: leaf / divisor for path, leaf in below("sum", server.memory).items()}
+    params, state = server_optimizer.step(optimizer, server.params, below("optimizer", server.memory), mean)
+    memory = _empty_sum(params) | under("optimizer", state)
+    return Server(params=params, version=server.version + 1, memory=memory)
