@@ -62,7 +62,8 @@ def client_update(
     """Train: x <- x - optimizer(gradient of loss(x; batch) + μ/2 ||x - x_base||²), once per row of `steps`.
 
     FedAvg's ClientUpdate (McMahan et al. 2017, alg. 1) with FedProx's term (Li et al. 2020, eq. 2).
-    `features` is `(examples, num_features)`, `targets` `(examples,)`, `steps` `(steps, batch_size)` indices into them.
+    `features` is `(examples, num_features)`, `targets` `(examples,)`; `steps`, `(steps, batch_size)`, holds
+    indices into them.
     """
     transform = _transform(training)
 

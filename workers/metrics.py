@@ -1,38 +1,24 @@
-"""Metrics of a model's outputs on held-out examples, and their mean over sites."""
+"""Metrics by kind of target, which way is better, and their mean over sites; `scoring` measures them."""
 
 from collections.abc import Iterable, Mapping
+from typing import Literal, TypeAlias
 
-import numpy as np
-import sklearn.metrics
+from workers.models import TargetKind
 
-from workers.models import TargetKind, predictions
-from workers.params import Array
+MetricName: TypeAlias = Literal["accuracy", "auroc", "log_loss", "mse", "r2"]
+Metrics: TypeAlias = dict[str, float | None]  # None: not defined on these examples (AUROC of a single class)
 
-Metrics = dict[str, float | None]  # None: not defined on these examples (AUROC of a single class)
+METRICS: Mapping[TargetKind, tuple[MetricName, ...]] = {  # the first is the one that is watched
+    "binary": ("auroc", "accuracy", "log_loss"),
+    "multiclass": ("accuracy", "log_loss"),
+    "regression": ("mse", "r2"),
+}
+LOWER_IS_BETTER: frozenset[MetricName] = frozenset({"log_loss", "mse"})
 
 
-def measure(target_kind: TargetKind, outputs: Array, targets: np.ndarray) -> Metrics:
-    """Every metric of that kind of target, for outputs `(examples, num_outputs)` and `(examples,)`."""
-    predicted = predictions(target_kind, outputs)
-    if target_kind == "regression":
-        is_defined = len(targets) > 1 and np.ptp(targets) > 0
-        return {
-            "mse": float(sklearn.metrics.mean_squared_error(targets, predicted)),
-            "r2": float(sklearn.metrics.r2_score(targets, predicted)) if is_defined else None,
-        }
-    classes = np.arange(2 if target_kind == "binary" else predicted.shape[1])
-    if target_kind == "binary":
-        chosen, probabilities = predicted > 0.5, np.stack([1 - predicted, predicted], axis=1)
-    else:
-        chosen, probabilities = predicted.argmax(axis=1), predicted
-    found: Metrics = {
-        "accuracy": float(np.mean(chosen == targets)),
-        "log_loss": float(sklearn.metrics.log_loss(targets, probabilities, labels=classes)),
-    }
-    if target_kind == "binary":
-        has_both = len(np.unique(targets)) == 2
-        found["auroc"] = float(sklearn.metrics.roc_auc_score(targets, predicted)) if has_both else None
-    return found
+def is_better(metric: MetricName, value: float, than: float) -> bool:
+    """Whether the first value is the better one."""
+    return value < than if metric in LOWER_IS_BETTER else value > than
 
 
 def weighted_mean(measured: Iterable[tuple[int, Mapping[str, float | None]]]) -> Metrics:

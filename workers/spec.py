@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from workers.metrics import METRICS, MetricName
 from workers.models import Model, TargetKind
 from workers.optimizers import Optimizer, Sgd
 from workers.settings import settings
@@ -25,7 +26,6 @@ from workers.strategies import Strategy
 
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
 DatasetName: TypeAlias = Literal["breast-cancer", "diabetes", "digits", "iris", "two-hospitals", "wine"]
-MetricName: TypeAlias = Literal["accuracy", "auroc", "log_loss", "mse", "r2"]
 
 # Known without loading a data set, so that a wrong experiment file is answered at once.
 TARGET_KINDS: Mapping[DatasetName, TargetKind] = {
@@ -36,12 +36,6 @@ TARGET_KINDS: Mapping[DatasetName, TargetKind] = {
     "two-hospitals": "regression",
     "wine": "multiclass",
 }
-METRICS: Mapping[TargetKind, tuple[MetricName, ...]] = {  # the first is the one that is watched
-    "binary": ("auroc", "accuracy", "log_loss"),
-    "multiclass": ("accuracy", "log_loss"),
-    "regression": ("mse", "r2"),
-}
-LOWER_IS_BETTER: frozenset[MetricName] = frozenset({"log_loss", "mse"})
 
 
 @settings

@@ -172,7 +172,7 @@ Strategy: TypeAlias = Annotated[FedAsync | FedBuff | FedAvg, Field(discriminator
 
 
 def _empty_sum(params: Params) -> Params:
-    """No updates yet: the sum of w_i delta_i, the divisor that makes it a mean, and how many updates it holds."""
+    """Nothing yet: the sum of w_i delta_i, the divisor that makes it a mean, the number of updates in it."""
     zeros = {path: np.zeros_like(leaf) for path, leaf in params.items()}
     return under("sum", zeros) | {"divisor": np.zeros((), np.float64), "count": np.zeros((), np.int64)}
 

@@ -1,0 +1,175 @@
+"""Aggregation, at the coordinator: every submission that waits is folded in, and committed once."""
+
+import logging
+from dataclasses import dataclass, field
+
+from tasks import codec, dispatch, state
+from tasks.app import app, connect
+from tasks.ledger import Ledger, Turn
+from tasks.messages import Event, HistoryRow, Submission
+from tasks.state import Outcome, State
+from workers import params as trees
+from workers.errors import Conflict, MalformedMessage
+from workers.strategies import Server, Update
+
+logger = logging.getLogger(__name__)
+
+
+@app.task(name="aggregate")
+def aggregate(experiment: str) -> None:
+    """Drain the inbox, fold what waits into the model, commit model, history and next orders, send them."""
+    try:
+        with Ledger(connect()).turn(experiment) as turn:
+            old, new = turn.state, drain(turn)
+    except Conflict:
+        dispatch.aggregate(experiment)  # another coordinator was faster: look again at what is left
+        return
+    dispatch.follow(experiment, old, new)
+
+
+@dataclass
+class Drain:
+    """What one drain has folded, refused and noted so far."""
+
+    state: State
+    server: Server
+    history: list[HistoryRow] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def drain(turn: Turn) -> State:
+    """One turn: fold in what waits, one update after another, and commit.
+
+    Nobody could have fetched the versions in between, so it is the same as committing each.
+    """
+    experiment = turn.spec.experiment
+    if turn.state.head.phase != "running" or not turn.has_mail:
+        return turn.state
+    so_far = Drain(state=turn.state, server=turn.server())
+    for site in turn.waiting:
+        take_in(turn, so_far, site)
+        if reason := state.reason_to_stop(so_far.state.head, experiment, turn.now):
+            finish(turn, so_far, "completed", reason)
+            break
+    order_next(turn, so_far)
+    return turn.commit(so_far.state, server=so_far.server, history=so_far.history, events=so_far.events)
+
+
+def take_in(turn: Turn, so_far: Drain, site: str) -> None:
+    """Fold in what one site submitted, or refuse it."""
+    strategy = turn.spec.experiment.strategy
+    try:
+        found = turn.submission(site, so_far.server.params)
+        if found is None:
+            return
+        submission, num_bytes = found
+        update = checked_update(turn, so_far.server, site, submission)
+    except MalformedMessage as error:
+        refuse(turn, so_far, site, str(error), is_fault=True)
+    else:
+        if strategy.max_staleness is not None and update.staleness > strategy.max_staleness:
+            reason = f"staleness {update.staleness} is past the maximum of {strategy.max_staleness}"
+            refuse(turn, so_far, site, reason, is_fault=False)
+        else:
+            accept(turn, so_far, site, submission, num_bytes, update)
+    outstanding = len(so_far.state.outstanding) + len(so_far.refused)
+    so_far.server = strategy.close(so_far.server, outstanding)
+    so_far.state = state.advance(so_far.state, so_far.server.version)
+
+
+def checked_update(turn: Turn, server: Server, site: str, submission: Submission) -> Update:
+    """The submission as an update of the current model.
+
+    Raises:
+        MalformedMessage: it has no delta, or one that does not fit the model or is not finite.
+    """
+    if submission.delta is None:
+        raise MalformedMessage(f"the site could not train: {submission.error}")
+    delta = codec.unpack_tree(submission.delta, server.params)
+    if path := trees.not_finite(delta):
+        raise MalformedMessage(f"leaf {path!r} of the delta is not finite")
+    if submission.num_examples < 1:
+        raise MalformedMessage("expected a number of examples of at least 1")
+    base_version = turn.state.sites[site].base_version
+    assert base_version is not None  # the site is outstanding
+    return Update(
+        delta=delta,
+        base=turn.model(base_version) if turn.spec.experiment.strategy.uses_base else {},
+        num_examples=submission.num_examples,
+        staleness=server.version - base_version,
+    )
+
+
+def accept(
+    turn: Turn, so_far: Drain, site: str, submission: Submission, num_bytes: int, update: Update
+) -> None:
+    """Fold the update in and write its row; `version` is the first that holds it."""
+    strategy, record = turn.spec.experiment.strategy, turn.state.sites[site]
+    before = so_far.server.version
+    so_far.server = strategy.fold(so_far.server, update)
+    so_far.state = state.accept(
+        so_far.state,
+        site,
+        staleness=update.staleness,
+        bytes_up=num_bytes,
+        bytes_down=submission.bytes_down,
+        now=turn.now,
+    )
+    so_far.history.append(
+        HistoryRow(
+            time=turn.now,
+            site=site,
+            order=record.sequence,
+            base_version=before - update.staleness,
+            version=before + 1,
+            staleness=update.staleness,
+            weight=strategy.weight(update),
+            num_examples=update.num_examples,
+            loss=submission.loss,
+            bytes_up=num_bytes,
+            bytes_down=submission.bytes_down,
+            started=submission.started,
+            seconds=submission.seconds,
+        )
+    )
+
+
+def refuse(turn: Turn, so_far: Drain, site: str, reason: str, *, is_fault: bool) -> None:
+    """Leave the site's submission out, and say so."""
+    name, order = turn.spec.experiment.name, f"{site}/{turn.state.sites[site].sequence}"
+    so_far.state = state.refuse(so_far.state, site, is_fault=is_fault)
+    so_far.events.append(Event(time=turn.now, kind="refused", site=site, order=order, detail=reason))
+    logger.warning("%s %s: refused: %s", name, order, reason)
+    if so_far.state.sites[site].is_dropped:
+        detail = f"{state.MAX_REFUSALS} refusals in a row"
+        so_far.events.append(Event(time=turn.now, kind="dropped", site=site, order=order, detail=detail))
+        logger.error("%s %s: dropped after %s", name, site, detail)
+    else:
+        so_far.refused.append(site)
+
+
+def order_next(turn: Turn, so_far: Drain) -> None:
+    """Add the orders and the evaluation that follow from what was folded in."""
+    new, experiment = so_far.state, turn.spec.experiment
+    if new.head.phase != "running":
+        return
+    if not new.active:
+        finish(turn, so_far, "failed", "every site was dropped; the events say why")
+        return
+    has_advanced = so_far.server.version > turn.state.head.version
+    idle = [site for site in new.active if site not in new.outstanding]
+    if experiment.strategy.is_synchronous and not has_advanced:
+        idle = so_far.refused
+    new = state.order(new, idle, turn.now)
+    since = new.head.version - (new.head.evaluated or 0)
+    if new.head.evaluating is None and since >= experiment.evaluation.every:
+        new = state.evaluate(new, turn.now)
+    so_far.state = new
+
+
+def finish(turn: Turn, so_far: Drain, outcome: Outcome, reason: str) -> None:
+    """Give no more orders, and say why."""
+    so_far.state = state.finish(so_far.state, outcome, reason, turn.now)
+    so_far.events.append(Event(time=turn.now, kind="finished", detail=reason))
+    logger.info("%s: no more orders: %s", turn.spec.experiment.name, reason)

@@ -1,0 +1,81 @@
+"""The Celery app: its settings with their reasons, its queues, and the connection to the ledger.
+
+A site worker serves the queue `site.<name>` of each of its sites; the coordinator serves `coordinator`.
+Messages are hints: whoever gets one reads the ledger, which says what is still to be done. So a lost message
+only delays, a second one changes nothing, and messages can be acknowledged when they are picked up.
+"""
+
+import logging
+from functools import cache
+from typing import Any
+
+import redis
+from celery import Celery
+from celery.signals import after_setup_logger
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from tasks import environment
+from workers.errors import Unavailable
+
+COORDINATOR_QUEUE = "coordinator"
+SITE_QUEUE_PREFIX = "site."
+SUPERVISE_EVERY = 2.0  # seconds
+
+app = Celery("fedelta", broker=environment.broker_url())
+app.conf.update(
+    task_ignore_result=True,  # results are in the ledger
+    task_serializer="msgpack",
+    accept_content=["msgpack", "json"],  # json is what Celery's remote control and events use; never pickle
+    worker_prefetch_multiplier=1,  # a waiting message is better left where another worker sees it
+    task_acks_late=False,  # the ledger's lease, not the message, says that an order is being worked on
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"socket_keepalive": True, "health_check_interval": 30},
+    worker_hijack_root_logger=True,
+    worker_log_format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    worker_task_log_format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    # The clock (a thread in the coordinator) sends this; one that nobody took in time is worthless.
+    beat_schedule={
+        "supervise": {
+            "task": "supervise",
+            "schedule": SUPERVISE_EVERY,
+            "options": {"queue": COORDINATOR_QUEUE, "expires": 2 * SUPERVISE_EVERY},
+        }
+    },
+)
+
+
+def site_queue(site: str) -> str:
+    """Name of the queue that the site's worker serves."""
+    return SITE_QUEUE_PREFIX + site
+
+
+@cache
+def connect(url: str | None = None) -> redis.Redis:
+    """The ledger's Redis, checked to be there; by default the one that the environment names.
+
+    Raises:
+        Unavailable: no URL is configured, or nobody answers there.
+    """
+    url = url or environment.ledger_url()
+    if url is None:
+        raise Unavailable(
+            "expected FEDELTA_BROKER_URL to say where Redis is, such as redis://127.0.0.1:6379/0"
+        )
+    options: dict[str, Any] = {"retry": Retry(ExponentialBackoff(cap=1.0), retries=5)}
+    if not url.startswith("unix://"):
+        options |= {"socket_keepalive": True, "socket_timeout": 30.0, "socket_connect_timeout": 5.0}
+    try:
+        client = redis.Redis.from_url(url, **options)
+        client.ping()
+    except (redis.RedisError, ValueError) as error:
+        shown = url.rpartition("@")[2]  # without user and password
+        raise Unavailable(f"no Redis answers at {shown}: {error}") from error
+    return client
+
+
+@after_setup_logger.connect
+def _quiet_celery(**_: object) -> None:
+    """Leave out Celery's two lines per message; what was done, our own tasks say."""
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)

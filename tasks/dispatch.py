@@ -1,0 +1,53 @@
+"""Sending messages: ids only, to the queue of whoever is to look into the ledger.
+
+Tasks are sent by name, so that nobody imports the code of another's tasks: a coordinator has no JAX.
+"""
+
+from tasks.app import COORDINATOR_QUEUE, app, site_queue
+from tasks.state import State
+
+
+def train(experiment: str, site: str, sequence: int) -> None:
+    """Ask the site's worker to carry out an order."""
+    app.send_task(
+        "train", kwargs={"experiment": experiment, "order": f"{site}/{sequence}"}, queue=site_queue(site)
+    )
+
+
+def evaluate(experiment: str, site: str, version: int) -> None:
+    """Ask the site's worker to score a version."""
+    arguments = {"experiment": experiment, "site": site, "version": version}
+    app.send_task("evaluate", kwargs=arguments, queue=site_queue(site))
+
+
+def aggregate(experiment: str) -> None:
+    """Tell the coordinator that a submission waits."""
+    app.send_task("aggregate", kwargs={"experiment": experiment}, queue=COORDINATOR_QUEUE)
+
+
+def collect(experiment: str) -> None:
+    """Tell the coordinator that a site has scored a version."""
+    app.send_task("collect", kwargs={"experiment": experiment}, queue=COORDINATOR_QUEUE)
+
+
+def welcome(site: str, holder: str) -> None:
+    """Tell the coordinator that a site's worker has started, and by what name it holds leases."""
+    app.send_task("welcome", kwargs={"site": site, "holder": holder}, queue=COORDINATOR_QUEUE)
+
+
+def follow(experiment: str, old: State | None, new: State) -> None:
+    """Send what a transition asks for: every order that is new or sent again, every new evaluation."""
+    for site in new.outstanding:
+        record = new.sites[site]
+        if old is None or record != old.sites[site]:
+            train(experiment, site, record.sequence)
+    asked = new.head.evaluating
+    if asked is not None and (old is None or asked != old.head.evaluating):
+        for site in new.active:
+            evaluate(experiment, site, asked)
+
+
+def num_waiting(queue: str) -> int:
+    """Messages in a queue that no worker has taken."""
+    with app.connection_for_read() as connection:
+        return int(connection.default_channel.queue_declare(queue=queue, passive=False).message_count)

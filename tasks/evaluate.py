@@ -1,0 +1,31 @@
+"""Evaluation, at a site: a version in, metrics on the site's held-out examples out."""
+
+import logging
+
+import numpy as np
+
+from tasks import dispatch
+from tasks.app import app, connect
+from tasks.participation import participation
+from tasks.site_ledger import SiteLedger
+from workers import scoring
+from workers.errors import NotFound
+
+logger = logging.getLogger(__name__)
+
+
+@app.task(name="evaluate")
+def evaluate(experiment: str, site: str, version: int) -> None:
+    """Score a version on what the site holds out, store the metrics, tell the coordinator."""
+    ledger = SiteLedger(connect())
+    part = participation(experiment, site)
+    try:
+        params, _ = ledger.model(experiment, version, part.reference)
+    except NotFound:
+        logger.debug("%s %s: version %d is not asked for any more", experiment, site, version)
+        return
+    examples = part.data.holdout
+    outputs = np.asarray(part.spec.experiment.model.apply(params, examples.features))
+    metrics = scoring.measure(part.spec.schema.target_kind, outputs, examples.targets)
+    ledger.put_evaluation(experiment, site, version, len(examples), metrics)
+    dispatch.collect(experiment)

@@ -1,0 +1,290 @@
+"""The ledger as the orchestrator and the coordinator use it: experiments, and turns of the state machine.
+
+Sites use `site_ledger`, people look through `progress`; `keys` explains every key.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import redis
+
+from tasks import codec, keys, messages, state
+from tasks.messages import Announcement, EvaluationRow, Event, HistoryRow, MetricsRow, Order, Submission
+from tasks.state import Head, SiteRecord, State
+from workers.errors import Conflict, MalformedMessage, NotFound
+from workers.params import Params
+from workers.spec import Experiment, Spec
+from workers.strategies import Server
+
+MAX_EVENTS = 10_000  # kept per experiment, about; the oldest go first
+PRESENCE = 15  # seconds after its last announcement during which a site counts as there
+MAX_DRAIN = 1000  # entries of the inbox that one turn looks at
+
+
+class Turn:
+    """One read of an experiment and, if nobody wrote in between, one write."""
+
+    def __init__(self, client: redis.Redis, pipe: redis.client.Pipeline, name: str, spec: Spec) -> None:
+        """Read the state; made by `Ledger.turn`."""
+        self._redis = client
+        self._pipe = pipe
+        self._name = name
+        self._models: dict[int, Params] = {}
+        self._read_deltas: list[str] = []
+        self.spec = spec
+        self.state = _read_state(pipe, name)
+        self.now = _now(pipe)
+        self._entries: list[bytes] = pipe.lrange(keys.inbox(name), 0, MAX_DRAIN - 1)
+
+    @property
+    def has_mail(self) -> bool:
+        """Whether anything is in the inbox, be it of use or not."""
+        return bool(self._entries)
+
+    @property
+    def waiting(self) -> list[str]:
+        """Sites with an unfinished order that say they have submitted, in the order in which they did."""
+        named = dict.fromkeys(entry.decode(errors="replace") for entry in self._entries)
+        return [site for site in named if site in self.state.outstanding]
+
+    def server(self) -> Server:
+        """The current model and what the strategy remembers."""
+        memory = codec.decode_tree(self._pipe.get(keys.memory(self._name)), reference=None)
+        version = self.state.head.version
+        return Server(params=self.model(version), version=version, memory=memory)
+
+    def model(self, version: int) -> Params:
+        """The parameters of a version that is still needed."""
+        if version not in self._models:
+            stored = self._pipe.get(keys.model(self._name, version))
+            self._models[version] = codec.decode_tree(stored, reference=None)
+        return self._models[version]
+
+    def submission(self, site: str, reference: Params) -> tuple[Submission, int] | None:
+        """What the site submitted for its unfinished order, and its bytes; None if there is nothing.
+
+        Raises:
+            MalformedMessage: there is something, and it is too large or not a submission.
+        """
+        key = keys.delta(self._name, site)
+        size, limit = self._pipe.strlen(key), codec.size_limit(reference)
+        if not size:
+            return None
+        self._read_deltas.append(key)
+        if size > limit:
+            raise MalformedMessage(f"expected at most {limit} bytes, got {size}")
+        submission = messages.decode(Submission, self._pipe.get(key) or b"")
+        record = self.state.sites[site]
+        return (submission, size) if submission.order == f"{site}/{record.sequence}" else None
+
+    def evaluations(self) -> dict[str, EvaluationRow]:
+        """By site, its score of the version that the sites are asked for, where it has come."""
+        with self._redis.pipeline(transaction=False) as reads:
+            for site in self.state.active:
+                reads.xrevrange(keys.evaluations(self._name, site), count=1)
+            streams = zip(self.state.active, reads.execute(), strict=True)
+        newest = {site: _evaluation(fields) for site, entries in streams for _, fields in entries}
+        asked = self.state.head.evaluating
+        return {site: row for site, row in newest.items() if row is not None and row.version == asked}
+
+    def present(self) -> set[str]:
+        """Active sites whose worker lives."""
+        seen = last_seen(self._redis, self.state.active)
+        return {site for site, when in seen.items() if self.now - when < PRESENCE}
+
+    def leases(self) -> dict[str, str]:
+        """By site that is at work on its unfinished order, the worker that holds the lease."""
+        held = self._redis.mget([keys.lease(self._name, site) for site in self.state.outstanding] or [""])
+        holders = {}
+        for site, lease in zip(self.state.outstanding, held, strict=False):
+            order_id, _, holder = (lease or b"").decode(errors="replace").partition(" ")
+            if order_id == f"{site}/{self.state.sites[site].sequence}":
+                holders[site] = holder
+        return holders
+
+    def submitted(self) -> set[str]:
+        """Sites with an unfinished order whose submission no turn has looked at."""
+        with self._redis.pipeline(transaction=False) as reads:
+            for site in self.state.outstanding:
+                reads.exists(keys.delta(self._name, site))
+            return {
+                site for site, found in zip(self.state.outstanding, reads.execute(), strict=True) if found
+            }
+
+    def commit(
+        self,
+        new: State,
+        *,
+        server: Server | None = None,
+        history: Sequence[HistoryRow] = (),
+        metrics: MetricsRow | None = None,
+        events: Sequence[Event] = (),
+        ask_again: Sequence[str] = (),
+    ) -> State:
+        """Write all of it, or nothing; the inbox that was read is emptied. Returns what is now the state.
+
+        `ask_again`: sites put into the inbox, because their submission was in none.
+
+        Raises:
+            Conflict: somebody committed since the state was read.
+        """
+        name, pipe = self._name, self._pipe
+        new = state.counted(new)
+        if new.head.phase != "finished":
+            pipe.sadd(keys.RUNNING, name)
+        pipe.multi()
+        _write_state(pipe, self.spec.experiment, self.state, new)
+        for key in self._read_deltas:
+            pipe.delete(key)
+        if self._entries:
+            pipe.ltrim(keys.inbox(name), len(self._entries), -1)
+        if ask_again:
+            pipe.rpush(keys.inbox(name), *ask_again)
+        if server is not None:
+            self._write_server(server)
+        for version in self.state.needed_versions - new.needed_versions:
+            pipe.delete(keys.model(name, version))
+        _append(pipe, keys.history(name), history)
+        _append(pipe, keys.metrics(name), [metrics] if metrics else [])
+        _append(pipe, keys.events(name), events, maxlen=MAX_EVENTS)
+        try:
+            pipe.execute()
+        except redis.WatchError as error:
+            raise Conflict(f"experiment {name}: somebody else committed first") from error
+        if new.head.phase == "finished":
+            self._redis.srem(keys.RUNNING, name)
+        return new
+
+    def _write_server(self, server: Server) -> None:
+        self._pipe.set(keys.memory(self._name), codec.encode_tree(server.memory))
+        if server.version != self.state.head.version:
+            self._pipe.set(keys.model(self._name, server.version), codec.encode_tree(server.params))
+
+
+class Ledger:
+    """Experiments in one Redis."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Use this Redis; `environment.ledger_url` says which."""
+        self._redis = client
+        self._specs: dict[str, Spec] = {}
+
+    def create(self, name: str, spec: Spec, params: Params) -> State | None:
+        """A new experiment with these initial parameters; None if there is one of that name."""
+        experiment = spec.experiment
+        with self._redis.pipeline() as pipe:
+            pipe.watch(keys.spec(name))
+            if pipe.exists(keys.spec(name)):
+                return None
+            new = state.begin(experiment.sites, _now(pipe))
+            memory = experiment.strategy.init(params)
+            pipe.sadd(keys.EXPERIMENTS, name)
+            pipe.sadd(keys.RUNNING, name)
+            pipe.multi()
+            pipe.set(keys.spec(name), messages.encode_spec(spec))
+            pipe.set(keys.model(name, 0), codec.encode_tree(params))
+            pipe.set(keys.memory(name), codec.encode_tree(memory))
+            _write_state(pipe, experiment, State(head=new.head, sites={}), new)
+            try:
+                pipe.execute()
+            except redis.WatchError:
+                return None
+        return new
+
+    def names(self) -> list[str]:
+        """All experiments."""
+        return sorted(name.decode() for name in self._redis.smembers(keys.EXPERIMENTS))
+
+    def running(self) -> list[str]:
+        """Experiments that are not finished."""
+        return sorted(name.decode() for name in self._redis.smembers(keys.RUNNING))
+
+    def spec(self, name: str) -> Spec:
+        """The experiment as it was submitted.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        if name not in self._specs:
+            stored = self._redis.get(keys.spec(name))
+            if stored is None:
+                known = ", ".join(self.names()) or "none"
+                raise NotFound(f"no experiment {name!r} in the ledger; there: {known}")
+            self._specs[name] = messages.decode(Spec, stored)
+        return self._specs[name]
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[Turn]:
+        """One turn of an experiment: read, decide, commit at most once.
+
+        Raises:
+            NotFound: there is no experiment of that name.
+        """
+        spec = self.spec(name)
+        with self._redis.pipeline() as pipe:
+            pipe.watch(keys.head(name))
+            yield Turn(self._redis, pipe, name, spec)
+
+
+def last_seen(client: redis.Redis, sites: Sequence[str]) -> dict[str, float]:
+    """By site, when its worker last announced itself; a site that never did is not in it."""
+    found = {}
+    for site, stored in zip(sites, client.mget([keys.site(site) for site in sites] or [""]), strict=False):
+        try:
+            found[site] = messages.decode(Announcement, stored or b"").seen
+        except MalformedMessage:
+            continue  # as if it had said nothing
+    return found
+
+
+def _now(pipe: redis.client.Pipeline) -> float:
+    seconds, microseconds = pipe.time()
+    return float(seconds + microseconds / 1e6)
+
+
+def _read_state(pipe: redis.client.Pipeline, name: str) -> State:
+    head = pipe.hgetall(keys.head(name))
+    records = pipe.hgetall(keys.sites(name))
+    return State(
+        head=messages.from_hash(Head, head),
+        sites={site.decode(): messages.decode(SiteRecord, record) for site, record in records.items()},
+    )
+
+
+def _write_state(pipe: redis.client.Pipeline, experiment: Experiment, old: State, new: State) -> None:
+    """Queue what differs: head, records, orders; and what a site left behind for an order that is gone."""
+    name = experiment.name
+    pipe.hset(keys.head(name), mapping=messages.to_hash(new.head))
+    for site, record in new.sites.items():
+        if record == old.sites.get(site):
+            continue
+        pipe.hset(keys.sites(name), site, messages.encode(record))
+        if record.base_version is None:
+            pipe.delete(keys.order(name, site))
+        else:
+            order = Order(
+                site=site,
+                sequence=record.sequence,
+                base_version=record.base_version,
+                attempt=record.attempt,
+                seed=messages.seed_of(experiment, site, record.sequence),
+            )
+            pipe.set(keys.order(name, site), messages.encode(order))
+        before = old.sites.get(site, record)
+        if record.base_version is None or record.sequence != before.sequence:
+            pipe.delete(keys.lease(name, site), keys.delta(name, site))
+        elif record.attempt != before.attempt:
+            pipe.delete(keys.lease(name, site))
+
+
+def _append(pipe: redis.client.Pipeline, key: str, rows: Sequence[object], maxlen: int | None = None) -> None:
+    for row in rows:
+        pipe.xadd(key, {"row": messages.encode(row)}, maxlen=maxlen)
+
+
+def _evaluation(fields: Mapping[bytes, bytes]) -> EvaluationRow | None:
+    """What a site wrote, or None if it cannot be read: as if it had not come."""
+    try:
+        return messages.decode(EvaluationRow, fields.get(b"row", b""))
+    except MalformedMessage:
+        return None

@@ -1,0 +1,152 @@
+"""The ledger as one site uses it: all that a hospital's credentials need to be able to do.
+
+It reads the spec, models and its own order; it writes its own lease, submission and evaluations, announces
+itself, and pushes its name to the inbox.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import redis
+
+from tasks import codec, keys, messages
+from tasks.messages import Announcement, EvaluationRow, Order, Submission
+from workers.errors import NotFound
+from workers.metrics import Metrics
+from workers.params import Array, Params
+from workers.spec import Spec
+
+LEASE = 10  # seconds that a lease lasts if its holder does not renew it
+REMEMBERED = 30 * 24 * 3600  # seconds that a site's last announcement is kept
+MAX_EVALUATIONS = 10_000  # kept per site, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The right to work on an order, while it is renewed."""
+
+    key: str
+    value: str  # order id and holder
+    started: float  # by the ledger's clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """An order, and the lease on it."""
+
+    order: Order
+    lease: Lease
+
+
+class SiteLedger:
+    """What a site's worker reads and writes."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Use this Redis; `environment.ledger_url` says which."""
+        self._redis = client
+
+    def announce(self, sites: Iterable[str], software: str) -> None:
+        """Say that these sites' worker lives, now."""
+        announcement = messages.encode(Announcement(seen=self._now(), software=software))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for site in sites:
+                pipe.set(keys.site(site), announcement, ex=REMEMBERED)
+            pipe.execute()
+
+    def spec(self, experiment: str) -> Spec:
+        """The experiment as it was submitted.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        stored = self._redis.get(keys.spec(experiment))
+        if stored is None:
+            raise NotFound(f"no experiment {experiment!r} in the ledger")
+        return messages.decode(Spec, stored)
+
+    def take(self, experiment: str, order_id: str, holder: str) -> Taken | None:
+        """The order, and a lease on it; None if it is finished, submitted, or somebody is at work on it."""
+        site = order_id.rpartition("/")[0]
+        lease_key = keys.lease(experiment, site)
+        with self._redis.pipeline() as pipe:
+            pipe.watch(keys.order(experiment, site), lease_key)
+            stored, held = pipe.mget(keys.order(experiment, site), lease_key)
+            order = messages.decode(Order, stored) if stored else None
+            is_held = held is not None and held.startswith(f"{order_id} ".encode())
+            if order is None or order.id != order_id or is_held or pipe.exists(keys.delta(experiment, site)):
+                return None
+            value = f"{order_id} {holder}"
+            pipe.multi()
+            pipe.set(lease_key, value, ex=LEASE)
+            pipe.time()
+            try:
+                _, (seconds, microseconds) = pipe.execute()
+            except redis.WatchError:
+                return None  # the order is gone, or somebody else has the lease now
+        return Taken(
+            order=order, lease=Lease(key=lease_key, value=value, started=seconds + microseconds / 1e6)
+        )
+
+    def renew(self, lease: Lease) -> bool:
+        """Keep the lease for `LEASE` seconds more; False if it is somebody else's by now.
+
+        One that has run out is taken again, if nobody has it.
+        """
+        with self._redis.pipeline() as pipe:
+            pipe.watch(lease.key)
+            held = pipe.get(lease.key)
+            if held is not None and held.decode() != lease.value:
+                return False
+            pipe.multi()
+            pipe.set(lease.key, lease.value, ex=LEASE)
+            try:
+                pipe.execute()
+            except redis.WatchError:
+                return False
+        return True
+
+    def model(self, experiment: str, version: int, reference: dict[str, Array]) -> tuple[Params, int]:
+        """The parameters of a version, and the bytes they came in.
+
+        Raises:
+            NotFound: nobody needs that version any more, so it is deleted.
+            MalformedMessage: it is not like the reference: this site has another model of that name.
+        """
+        stored = self._redis.get(keys.model(experiment, version))
+        if stored is None:
+            raise NotFound(f"experiment {experiment}: version {version} is deleted")
+        return codec.decode_tree(stored, reference), len(stored)
+
+    def submit(self, experiment: str, lease: Lease, submission: Submission) -> bool:
+        """Store the submission and tell the inbox; False if the order was finished meanwhile."""
+        site = submission.order.rpartition("/")[0]
+        order_key = keys.order(experiment, site)
+        message = messages.encode(submission)
+        while True:
+            with self._redis.pipeline() as pipe:
+                pipe.watch(order_key)
+                stored = pipe.get(order_key)
+                if stored is None or messages.decode(Order, stored).id != submission.order:
+                    return False
+                pipe.multi()
+                pipe.set(keys.delta(experiment, site), message)
+                pipe.rpush(keys.inbox(experiment), site)
+                pipe.delete(lease.key)
+                try:
+                    pipe.execute()
+                except redis.WatchError:
+                    continue  # the order was sent again meanwhile: look whether it is still the same
+                return True
+
+    def put_evaluation(
+        self, experiment: str, site: str, version: int, num_examples: int, metrics: Metrics
+    ) -> None:
+        """Report the site's score of a version."""
+        row = EvaluationRow(time=self._now(), version=version, num_examples=num_examples, metrics=metrics)
+        self._redis.xadd(
+            keys.evaluations(experiment, site), {"row": messages.encode(row)}, maxlen=MAX_EVALUATIONS
+        )
+
+    def _now(self) -> float:
+        seconds, microseconds = self._redis.time()
+        return float(seconds + microseconds / 1e6)

@@ -1,0 +1,38 @@
+"""A site's process: its tasks, and the announcement that it is there.
+
+    celery --app tasks.site_worker worker --queues site.<name> --pool threads
+
+A pool of threads, because JAX must not be forked; the main thread keeps the connection alive meanwhile.
+"""
+
+from typing import Any
+
+from celery.signals import worker_ready, worker_shutting_down
+
+from tasks import dispatch, environment, evaluate, train
+from tasks.app import SITE_QUEUE_PREFIX, app, connect
+from tasks.presence import HOLDER, presence
+from tasks.site_ledger import SiteLedger
+from workers import compilation_cache
+
+__all__ = ["app"]
+
+TASKS = (train.train, evaluate.evaluate)
+
+compilation_cache.enable(environment.cache_dir() / "jax")
+
+
+@worker_ready.connect
+def _announce(sender: Any, **_: object) -> None:
+    """Announce the sites whose queues this worker serves, and ask for what a predecessor left."""
+    queues = [queue.name for queue in sender.task_consumer.queues]
+    sites = [name.removeprefix(SITE_QUEUE_PREFIX) for name in queues if name.startswith(SITE_QUEUE_PREFIX)]
+    presence.start(SiteLedger(connect()), sites)
+    for site in sites:
+        dispatch.welcome(site, HOLDER)
+
+
+@worker_shutting_down.connect
+def _leave(**_: object) -> None:
+    """Let no simulated delay hold up the end."""
+    presence.stop()

@@ -1,0 +1,246 @@
+"""The state of an experiment and its transitions: pure functions from state to state, no Redis, no clock.
+
+A site has at most one unfinished order:
+
+    open ── lease set ──> leased ── delta stored ──> submitted ── accepted ──> (gone: a history row)
+      ^                     │ lease ran out            │ refused (bad shape, not finite, too stale, ...)
+      └──── resend ─────────┘                          └──> gone; the site is ordered anew, or dropped
+
+What is here is what the coordinator knows and alone writes: which order is unfinished. Lease and delta are
+the site's own keys.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from pydantic import NonNegativeInt
+
+from workers.metrics import Metrics, is_better
+from workers.settings import settings
+from workers.spec import Experiment
+
+MAX_REFUSALS = 5  # in a row, before a site is dropped: a deterministic mistake would come back for ever
+
+Phase: TypeAlias = Literal["running", "finishing", "finished"]
+Outcome: TypeAlias = Literal["", "completed", "stopped", "failed"]
+
+
+@settings
+class SiteRecord:
+    """What the coordinator knows of one site."""
+
+    sequence: NonNegativeInt = 0  # of its last order
+    base_version: NonNegativeInt | None = None  # of its unfinished order; None: it has none
+    attempt: NonNegativeInt = 0  # how often that order was sent
+    sent_at: float = 0.0
+    updates: NonNegativeInt = 0
+    staleness: NonNegativeInt = 0  # of its last update
+    refusals: NonNegativeInt = 0  # in a row
+    is_dropped: bool = False
+
+
+@settings
+class Head:
+    """The experiment in a line."""
+
+    phase: Phase = "running"
+    outcome: Outcome = ""
+    reason: str = ""
+    version: NonNegativeInt = 0
+    applied: NonNegativeInt = 0
+    refused: NonNegativeInt = 0
+    resent: NonNegativeInt = 0
+    bytes_up: NonNegativeInt = 0
+    bytes_down: NonNegativeInt = 0
+    started: float
+    paused: float = 0.0  # seconds between stops and resumptions
+    first_update: float | None = None
+    finished: float | None = None
+    evaluating: NonNegativeInt | None = None  # the version that the sites are asked to score
+    evaluating_since: float = 0.0
+    evaluated: NonNegativeInt | None = None  # the version last scored
+    best: float | None = None  # of the watched metric
+    evaluations_since_best: NonNegativeInt = 0
+    commits: NonNegativeInt = 0  # every transition counts one; readers that remember it see any change
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """All that the coordinator decides from."""
+
+    head: Head
+    sites: Mapping[str, SiteRecord]
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Sites that take part."""
+        return tuple(site for site, record in self.sites.items() if not record.is_dropped)
+
+    @property
+    def outstanding(self) -> tuple[str, ...]:
+        """Sites with an unfinished order."""
+        return tuple(site for site, record in self.sites.items() if record.base_version is not None)
+
+    @property
+    def needed_versions(self) -> frozenset[int]:
+        """Versions whose model somebody may still ask for."""
+        asked = [self.head.version, self.head.evaluating]
+        asked += [record.base_version for record in self.sites.values()]
+        return frozenset(version for version in asked if version is not None)
+
+
+def begin(sites: Iterable[str], now: float) -> State:
+    """A new experiment: every site has its first order, and scores the model as it is before training."""
+    head = Head(started=now, evaluating=0, evaluating_since=now)
+    state = State(head=head, sites={site: SiteRecord() for site in sites})
+    return order(state, state.active, now)
+
+
+def order(state: State, sites: Iterable[str], now: float) -> State:
+    """Each of these sites has a new order from the current version."""
+    base = state.head.version
+    return _with_records(
+        state,
+        {
+            site: dataclasses.replace(
+                state.sites[site],
+                sequence=state.sites[site].sequence + 1,
+                base_version=base,
+                attempt=1,
+                sent_at=now,
+            )
+            for site in sites
+        },
+    )
+
+
+def resend(state: State, site: str, now: float) -> State:
+    """The site's unfinished order is sent again: its message or its worker was lost."""
+    record = state.sites[site]
+    record = dataclasses.replace(record, attempt=record.attempt + 1, sent_at=now)
+    return _with_head(_with_records(state, {site: record}), resent=state.head.resent + 1)
+
+
+def accept(state: State, site: str, *, staleness: int, bytes_up: int, bytes_down: int, now: float) -> State:
+    """The site's update was folded in, and its order is gone."""
+    record = state.sites[site]
+    record = dataclasses.replace(
+        record, base_version=None, updates=record.updates + 1, staleness=staleness, refusals=0
+    )
+    head = state.head
+    return _with_head(
+        _with_records(state, {site: record}),
+        applied=head.applied + 1,
+        bytes_up=head.bytes_up + bytes_up,
+        bytes_down=head.bytes_down + bytes_down,
+        first_update=head.first_update or now,
+    )
+
+
+def advance(state: State, version: int) -> State:
+    """The model is at this version."""
+    return _with_head(state, version=version)
+
+
+def refuse(state: State, site: str, *, is_fault: bool) -> State:
+    """The site's update was not folded in, and its order is gone.
+
+    After too many faults in a row so is the site; an update that only came too late is no fault.
+    """
+    record = state.sites[site]
+    refusals = record.refusals + 1 if is_fault else record.refusals
+    record = dataclasses.replace(
+        record, base_version=None, refusals=refusals, is_dropped=refusals >= MAX_REFUSALS
+    )
+    return _with_head(_with_records(state, {site: record}), refused=state.head.refused + 1)
+
+
+def evaluate(state: State, now: float) -> State:
+    """The sites are asked to score the current version."""
+    return _with_head(state, evaluating=state.head.version, evaluating_since=now)
+
+
+def evaluated(state: State, experiment: Experiment, metrics: Metrics, now: float) -> State:
+    """The sites have scored the version that they were asked for; a finishing experiment is finished."""
+    head = state.head
+    value = metrics.get(experiment.watched_metric)
+    is_best = value is not None and (
+        head.best is None or is_better(experiment.watched_metric, value, than=head.best)
+    )
+    state = _with_head(
+        state,
+        evaluating=None,
+        evaluated=head.evaluating,
+        best=value if is_best else head.best,
+        evaluations_since_best=0 if is_best else head.evaluations_since_best + 1,
+    )
+    return _with_head(state, phase="finished", finished=now) if head.phase == "finishing" else state
+
+
+def finish(state: State, outcome: Outcome, reason: str, now: float) -> State:
+    """No more orders; the last version is scored, if it is not yet, and then the experiment is finished."""
+    cleared = {
+        site: dataclasses.replace(state.sites[site], base_version=None, attempt=0)
+        for site in state.outstanding
+    }
+    state = _with_head(_with_records(state, cleared), outcome=outcome, reason=reason, phase="finishing")
+    if state.head.evaluated == state.head.version or not state.active:
+        return _with_head(state, phase="finished", finished=now, evaluating=None)
+    return state if state.head.evaluating == state.head.version else evaluate(state, now)
+
+
+def resume(state: State, now: float) -> State:
+    """A finished experiment goes on from where it is; sites that were dropped have another chance."""
+    again = {
+        site: dataclasses.replace(record, refusals=0, is_dropped=False)
+        for site, record in state.sites.items()
+    }
+    state = _with_head(
+        _with_records(state, again),
+        phase="running",
+        outcome="",
+        reason="",
+        finished=None,
+        paused=state.head.paused + now - (state.head.finished or now),
+        evaluations_since_best=0,
+    )
+    return order(state, state.active, now)
+
+
+def counted(state: State) -> State:
+    """The same, one commit later."""
+    return _with_head(state, commits=state.head.commits + 1)
+
+
+def reason_to_stop(head: Head, experiment: Experiment, now: float) -> str | None:
+    """Which stop condition on updates, versions or time holds, in words."""
+    stop = experiment.stop
+    if stop.updates and head.applied >= stop.updates:
+        return f"{stop.updates} updates are applied"
+    if stop.versions and head.version >= stop.versions:
+        return f"version {stop.versions} is reached"
+    if stop.seconds and now - head.started - head.paused >= stop.seconds:
+        return f"{stop.seconds:g} seconds have passed"
+    return None
+
+
+def reason_to_stop_after(head: Head, metrics: Metrics, experiment: Experiment) -> str | None:
+    """Which stop condition on metrics holds, after an evaluation, in words."""
+    target, patience = experiment.stop.target, experiment.stop.patience
+    if target:
+        value = metrics.get(target.metric)
+        if value is not None and not is_better(target.metric, target.value, than=value):
+            return f"{target.metric} has reached {target.value:g}"
+    if patience and head.evaluations_since_best >= patience:
+        return f"{experiment.watched_metric} is no better since {patience} evaluations"
+    return None
+
+
+def _with_records(state: State, changed: Mapping[str, SiteRecord]) -> State:
+    return dataclasses.replace(state, sites={**state.sites, **changed})
+
+
+def _with_head(state: State, **changed: object) -> State:
+    return dataclasses.replace(state, head=dataclasses.replace(state.head, **changed))  # type: ignore[arg-type]  # fields of Head by name

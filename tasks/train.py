@@ -1,0 +1,77 @@
+"""Training, at a site: an order in, a delta out."""
+
+import logging
+import time
+
+from redis import RedisError
+
+from tasks import codec, dispatch
+from tasks.app import app, connect
+from tasks.messages import Order, Submission
+from tasks.participation import participation
+from tasks.presence import HOLDER, presence
+from tasks.site_ledger import Lease, SiteLedger
+from workers import client_update
+from workers.errors import FedeltaError
+
+logger = logging.getLogger(__name__)
+
+
+@app.task(name="train")
+def train(experiment: str, order: str) -> None:
+    """Take an order, train, store what came of it, tell the coordinator.
+
+    A second message for the same order finds it taken, submitted or gone, and does nothing.
+    """
+    ledger = SiteLedger(connect())
+    taken = ledger.take(experiment, order, HOLDER)
+    if taken is None:
+        logger.debug("%s %s: nothing to do", experiment, order)
+        return
+    with presence.renewing(taken.lease):
+        submission = submission_for(ledger, experiment, taken.order, taken.lease)
+        counts = ledger.submit(experiment, taken.lease, submission)
+    if counts:
+        dispatch.aggregate(experiment)
+
+
+def submission_for(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -> Submission:
+    """What the site answers: its delta, or why it has none (never what its examples are)."""
+    try:
+        return carry_out(ledger, experiment, order, lease)
+    except RedisError:
+        raise  # nothing is wrong with the order: it is sent again when its lease has run out
+    except FedeltaError as error:
+        reason = str(error)
+    except Exception as error:  # whatever it is, the study's owner must see that this site cannot train
+        reason = f"{type(error).__name__}; the log of the site's worker says more"
+        logger.exception("%s %s: training failed", experiment, order.id)
+    logger.error("%s %s: %s", experiment, order.id, reason)
+    return Submission(order=order.id, error=reason[:500])
+
+
+def carry_out(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -> Submission:
+    """Train the order's base model on the site's examples."""
+    begun = time.monotonic()
+    part = participation(experiment, order.site)
+    settings = part.spec.experiment
+    base, bytes_down = ledger.model(experiment, order.base_version, part.reference)
+    trained = client_update.train(
+        base,
+        part.data.train,
+        model=settings.model,
+        target_kind=settings.target_kind,
+        training=settings.training,
+        seed=order.seed,
+    )
+    presence.pause(settings.delay(order.site, order.seed) - (time.monotonic() - begun))
+    logger.debug("%s %s: loss %.4f from version %d", experiment, order.id, trained.loss, order.base_version)
+    return Submission(
+        order=order.id,
+        delta=codec.pack_tree(trained.delta),
+        num_examples=len(part.data.train),
+        loss=float(trained.loss),
+        started=lease.started,
+        seconds=time.monotonic() - begun,
+        bytes_down=bytes_down,
+    )
