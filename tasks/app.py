@@ -45,6 +45,12 @@ app.conf.update(
 )
 
 
+def use_broker(url: str) -> None:
+    """Use this broker from now on, and its Redis as the ledger."""
+    environment.set_broker(url)
+    app.conf.broker_url = url
+
+
 def site_queue(site: str) -> str:
     """Name of the queue that the site's worker serves."""
     return SITE_QUEUE_PREFIX + site

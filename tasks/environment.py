@@ -21,6 +21,12 @@ def ledger_url() -> str | None:
     return url.replace("redis+socket://", "unix://", 1) if url else None
 
 
+def set_broker(url: str) -> None:
+    """Use this broker, and its Redis as the ledger, here and in the processes started from here."""
+    os.environ["FEDELTA_BROKER_URL"] = url
+    os.environ.pop("FEDELTA_LEDGER_URL", None)
+
+
 def runs_dir() -> Path:
     """The folder that holds one folder per run."""
     return Path(os.environ.get("FEDELTA_RUNS_DIR") or "runs")

@@ -66,6 +66,13 @@ def load_site(spec: Spec, site: str) -> SiteData:
     )
 
 
+def load_raw(experiment: Experiment, site: str) -> tuple[np.ndarray, np.ndarray]:
+    """One site's features and targets of a trial as the data set has them, held-out ones included."""
+    dataset = datasets.load(experiment.data.dataset, experiment.seed)
+    chosen = np.concatenate(_split(dataset, experiment)[experiment.sites.index(site)])
+    return dataset.features[chosen], dataset.targets[chosen]
+
+
 def _split(dataset: Dataset, experiment: Experiment) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each site, indices to train on and to hold out."""
     seed, is_classes = experiment.seed, bool(dataset.classes)

@@ -1,0 +1,66 @@
+"""Child processes: their command lines, and that none outlives its parent."""
+
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def worker(sites: Sequence[str]) -> list[str]:
+    """Command line of a worker for these sites.
+
+    Two threads for each: one trains, the other can score a version meanwhile.
+    """
+    queues = ",".join(f"site.{site}" for site in sites)
+    return _celery("tasks.site_worker", queues, "threads", 2 * len(sites), f"{sites[0]}@%h")
+
+
+def coordinator() -> list[str]:
+    """Command line of the coordinator: one thread, so that turns follow one another."""
+    return _celery("tasks.coordinator", "coordinator", "solo", 1, "coordinator@%h")
+
+
+def start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a process that the terminal's Ctrl-C does not reach and that ends when this one does."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> None:
+    """Ask the processes to end; kill those that have not within the grace."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _end_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _celery(module: str, queues: str, pool: str, concurrency: int, hostname: str) -> list[str]:
+    # Gossip and mingle talk between workers, which here have nothing to tell each other.
+    options = f"--pool {pool} --concurrency {concurrency} --without-gossip --without-mingle --loglevel INFO"
+    return [
+        *(sys.executable, "-m", "celery", "--app", module, "worker"),
+        *("--queues", queues, "--hostname", hostname),
+        *options.split(),
+    ]

@@ -1,0 +1,266 @@
+"""What the commands of `cli` do."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from orchestrator import children, control, experiment, hosting, live, prediction, results, runs, watching
+from orchestrator.lazily import lazily
+from orchestrator.runs import Run
+from tasks import environment, progress
+from tasks.app import connect, use_broker
+from tasks.ledger import Ledger
+from workers.errors import NotFound
+
+# Loads data sets, which takes a second: meanwhile the processes of a run on this machine start.
+submission = lazily("orchestrator.submit")
+
+console = Console()
+messages = Console(stderr=True, highlight=False)
+
+INTERRUPTED = 130
+
+
+def run(file: Path, launched: float, *, as_json: bool) -> int:
+    """Run the experiment to its end; returns the exit code."""
+    if environment.broker_url():
+        claimed, host = _submit(file, launched), None
+    else:
+        claimed, host = _start_here(file, launched)
+    with live.view(messages if as_json else console) as show:
+        try:
+            watching.follow(claimed, show, host)
+        except KeyboardInterrupt:
+            return _interrupted(claimed, show, host)
+    return _finish(claimed, as_json)
+
+
+def submit(file: Path, launched: float, *, as_json: bool) -> None:
+    """Submit to the sites that are there."""
+    claimed = _submit(file, launched)
+    _print({"name": claimed.name}, f"{claimed.name} is submitted; see fedelta watch {claimed.name}", as_json)
+
+
+def watch(name: str, *, as_json: bool) -> int:
+    """Show an experiment until it is finished; returns the exit code."""
+    run = _open(name)
+    with live.view(messages if as_json else console) as show:
+        try:
+            watching.follow(run, show)
+        except KeyboardInterrupt:
+            messages.print(f"{name} goes on without you; fedelta watch {name} comes back to it")
+            return INTERRUPTED
+    return _finish(run, as_json)
+
+
+def stop(name: str) -> None:
+    """Stop an experiment."""
+    run = _open(name)
+    if run.is_here and not hosting.is_alive(run):
+        messages.print(f"{name} does not run")
+        return
+    control.stop(connect(), name)
+    with live.view(messages) as show:
+        watching.follow(run, show)
+    messages.print(f"{name} is stopped, with results in {run.folder}/; fedelta resume {name} goes on")
+
+
+def resume(name: str, *, as_json: bool) -> int:
+    """Go on with an experiment, and watch it; returns the exit code."""
+    run = _open(name)
+    if not run.is_here:
+        control.resume(connect(), name)
+    elif not hosting.is_alive(run):
+        if not run.redis_folder.exists():
+            raise NotFound(f"{name} is complete, so its state is not kept; run its file again for a new run")
+        hosting.attach(run, hosting.start(run, is_resumed=True))
+    return watch(name, as_json=as_json)
+
+
+def status(name: str, *, as_json: bool) -> None:
+    """Show an experiment once."""
+    run = _open(name)
+    if not run.is_here or hosting.is_alive(run):
+        found = progress.read(connect(), name)
+        _print(results.summarize(connect(), run, found), live.table(found), as_json)
+    elif summary := run.summary:
+        _print(summary, _summary_table(summary, run), as_json)
+    else:
+        raise NotFound(f"{name} has no results, and does not run; fedelta resume {name} goes on with it")
+
+
+def list_runs(*, as_json: bool) -> None:
+    """List the runs of this folder and the experiments in the ledger."""
+    rows = {run.name: _row(run) for run in runs.every(environment.runs_dir())}
+    if environment.broker_url():
+        client = connect()
+        for name in Ledger(client).names():
+            head = progress.read(client, name, num_rows=1).head
+            rows[name] = {"name": name, "state": head.outcome or head.phase, "applied": head.applied}
+    table = Table(box=None)
+    for column in ("name", "state", "applied"):
+        table.add_column(column)
+    for row in rows.values():
+        table.add_row(*(str(value) for value in row.values()))
+    _print(list(rows.values()), table if rows else f"no runs in {environment.runs_dir()}/", as_json)
+
+
+def report(name: str) -> None:
+    """Write results and report again."""
+    run = _open(name)
+    if not run.is_here or hosting.is_alive(run):
+        results.write(connect(), run)
+    results.report(run)
+    console.print(f"{run.folder}/report.html", highlight=False)
+
+
+def predict(model: Path, file: Path, output: Path | None) -> None:
+    """Write predictions."""
+    written = output or file.with_suffix(".predictions.csv")
+    num_rows = prediction.predict(model, file, written)
+    console.print(f"{num_rows} predictions in {written}", highlight=False)
+
+
+def worker(sites: Sequence[str]) -> None:
+    """Become the worker of these sites."""
+    _become(children.worker(sites))
+
+
+def coordinator() -> None:
+    """Become the coordinator."""
+    _become(children.coordinator())
+
+
+def _start_here(file: Path, launched: float) -> tuple[Run, subprocess.Popen[bytes]]:
+    """Start a run on this machine: its host, and while that starts its processes, the submission."""
+    written = experiment.read(file)
+    hosting.check()
+    claimed = runs.claim(environment.runs_dir(), file, written.name, launched=launched, is_here=True)
+    host = hosting.start(claimed)
+    try:
+        hosting.attach(claimed, host)
+        submission.submit(claimed)
+    except BaseException:
+        host.terminate()
+        host.wait()
+        shutil.rmtree(claimed.folder)
+        raise
+    return claimed, host
+
+
+def _submit(file: Path, launched: float) -> Run:
+    """Claim a name that is free here and in the ledger, and submit under it."""
+    written = experiment.read(file)
+    taken = Ledger(connect()).names()
+    claimed = runs.claim(
+        environment.runs_dir(),
+        file,
+        written.name,
+        launched=launched,
+        is_here=False,
+        is_taken=taken.__contains__,
+    )
+    try:
+        submission.submit(claimed)
+    except BaseException:
+        shutil.rmtree(claimed.folder)
+        raise
+    return claimed
+
+
+def _open(name: str) -> Run:
+    """The run of that name, with its Redis in use: its own while it lives here, else that of the broker.
+
+    Raises:
+        NotFound: neither this folder nor the ledger has it.
+    """
+    try:
+        run = runs.find(environment.runs_dir(), name)
+    except NotFound:
+        if not environment.broker_url():
+            raise
+        Ledger(connect()).spec(name)
+        return runs.adopt(environment.runs_dir(), name)
+    if run.broker_url:
+        use_broker(run.broker_url)
+    return run
+
+
+def _interrupted(run: Run, show: watching.Show, host: subprocess.Popen[bytes] | None) -> int:
+    """Stop the run and wait for its results; a second Ctrl-C does not wait."""
+    messages.print("stopping: the sites score the model as it is (Ctrl-C again: do not wait)")
+    try:
+        control.stop(connect(), run.name)
+        watching.follow(run, show, host)
+        messages.print(f"{run.name} is stopped, with results in {run.folder}/; fedelta resume {run.name}")
+    except KeyboardInterrupt:
+        hosting.end(run)
+    return INTERRUPTED
+
+
+def _finish(run: Run, as_json: bool) -> int:
+    """Show what came of the run; returns the exit code."""
+    summary = run.summary
+    if summary is None:
+        raise NotFound(f"{run.name} has ended without results: {hosting.last_words(run)}")
+    _print(summary, _summary_table(summary, run), as_json)
+    return 0 if summary["outcome"] == "completed" else 1
+
+
+def _print(data: object, shown: RenderableType, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(data, indent=2))
+    else:
+        console.print(shown, highlight=False)
+
+
+def _summary_table(summary: dict[str, Any], run: Run) -> RenderableType:
+    """What came of a run: how it ended, and a row of metrics per site."""
+    metrics = Table(box=None, padding=(0, 2))
+    names = list(summary["metrics"]["global"])
+    for column in ("", "updates", "held out", *names):
+        metrics.add_column(column, justify="left" if not column else "right")
+    for site, facts in summary["sites"].items():
+        found = summary["metrics"]["sites"].get(site, {})
+        values = [_shown(found.get(name)) for name in names]
+        metrics.add_row(site, str(facts["updates"]), str(facts["held_out_examples"] or "-"), *values)
+    means = [_shown(summary["metrics"]["global"][name]) for name in names]
+    metrics.add_row("weighted mean", str(summary["applied"]), "", *means, style="bold")
+    facts = (
+        f"[bold]{summary['name']}[/bold] {summary['outcome']}: {summary['reason']}\n"
+        f"{summary['versions']} versions in {summary['seconds']:.1f} s; first update "
+        f"{_shown(summary['first_update_seconds'])} s after the start; {summary['refused']} refused, "
+        f"{summary['resent']} sent again"
+    )
+    return Group(facts, "", metrics, "", f"report: {run.folder}/report.html")
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """A run in the list."""
+    summary = run.summary
+    if hosting.is_alive(run):
+        return {"name": run.name, "state": "running", "applied": None}
+    return {
+        "name": run.name,
+        "state": summary["outcome"] if summary else "no results",
+        "applied": summary["applied"] if summary else None,
+    }
+
+
+def _become(command: Sequence[str]) -> None:
+    """Replace this process; signals then go where they are meant to."""
+    connect()  # says clearly that Redis is not there, before Celery tries for ever
+    sys.stdout.flush()
+    os.execv(command[0], list(command))

@@ -1,0 +1,61 @@
+"""Stopping and resuming an experiment: the same transitions as the coordinator's, by a person's hand."""
+
+from collections.abc import Callable
+
+import redis
+
+from tasks import dispatch, state
+from tasks.ledger import Ledger
+from tasks.messages import Event
+from tasks.state import State
+from workers.errors import Conflict, ExperimentError
+from workers.spec import Experiment
+
+
+def stop(client: redis.Redis, name: str, reason: str = "stopped by hand") -> None:
+    """Give no more orders; the sites score the last version, then the experiment is finished."""
+
+    def transition(old: State, _: Experiment, now: float) -> tuple[State, Event] | None:
+        if old.head.phase != "running":
+            return None
+        new = state.finish(old, "stopped", reason, now)
+        return new, Event(time=now, kind="finished", detail=reason)
+
+    _commit(client, name, transition)
+
+
+def resume(client: redis.Redis, name: str) -> None:
+    """Go on with an experiment that was stopped or has failed; one that runs is left as it is.
+
+    Raises:
+        ExperimentError: it has reached what its file says is its end.
+    """
+
+    def transition(old: State, experiment: Experiment, now: float) -> tuple[State, Event] | None:
+        if old.head.phase != "finished":
+            return None
+        if old.head.outcome == "completed":
+            raise ExperimentError(f"{name} is complete: {old.head.reason}; run its file again for a new one")
+        return state.resume(old, now), Event(time=now, kind="resumed")
+
+    _commit(client, name, transition)
+
+
+def _commit(
+    client: redis.Redis,
+    name: str,
+    transition: Callable[[State, Experiment, float], tuple[State, Event] | None],
+) -> None:
+    ledger = Ledger(client)
+    while True:
+        try:
+            with ledger.turn(name) as turn:
+                old = turn.state
+                changed = transition(old, turn.spec.experiment, turn.now)
+                if changed is None:
+                    return
+                new = turn.commit(changed[0], events=[changed[1]])
+        except Conflict:
+            continue  # the coordinator was faster: look again
+        dispatch.follow(name, old, new)
+        return

@@ -1,0 +1,128 @@
+"""The host of a run on one machine: a private Redis, a coordinator, and one worker for all sites.
+
+    python -m orchestrator.embedded runs/<name>
+
+It starts them, starts again what dies, and when the experiment is finished writes the results and ends them.
+It lives on without the terminal that started it; its children do not live on without it. Started again on the
+same folder, it goes on from the data of its Redis.
+"""
+
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import redis
+
+from orchestrator import children, control, experiment, results
+from orchestrator.private_redis import PrivateRedis
+from orchestrator.runs import Run
+from tasks import progress
+from tasks.app import connect, use_broker
+from workers.errors import FedeltaError, NotFound, Unavailable
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1
+QUICK_DEATHS = 5  # in a row, each within `QUICK_SECONDS` of its start, before the host gives up
+QUICK_SECONDS = 10.0
+SUBMIT_SECONDS = 60.0  # for the command that started the host to submit the experiment
+GRACE_SECONDS = 3.0  # for a process to end by itself
+
+
+class Child:
+    """A process that is started again when it dies."""
+
+    def __init__(self, name: str, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+        """Start it."""
+        self.name = name
+        self._start = start
+        self._quick_deaths = 0
+        self._begun = time.monotonic()
+        self.process = start()
+
+    def revive(self) -> None:
+        """Start it again if it is dead.
+
+        Raises:
+            Unavailable: it died too often right after its start.
+        """
+        status = self.process.poll()
+        if status is None:
+            return
+        lived = time.monotonic() - self._begun
+        self._quick_deaths = self._quick_deaths + 1 if lived < QUICK_SECONDS else 0
+        if self._quick_deaths >= QUICK_DEATHS:
+            raise Unavailable(f"the {self.name} ended {QUICK_DEATHS} times right after its start")
+        logger.warning("the %s ended with status %s after %.1f s: started again", self.name, status, lived)
+        self._begun = time.monotonic()
+        self.process = self._start()
+
+
+def host(run: Run, *, is_resumed: bool) -> None:
+    """Host the run until its experiment, which the command line submits, is finished.
+
+    Raises:
+        FedeltaError: the experiment cannot be submitted, or a process does not live.
+    """
+    private = PrivateRedis(run.redis_folder, run.logs / "redis.log")
+    living: list[Child] = []
+    try:
+        living.append(Child("private Redis", private.start))
+        use_broker(private.broker_url)
+        run.write_address(private.broker_url)
+        for name, command in (
+            ("coordinator", children.coordinator()),
+            ("worker", children.worker(experiment.read(run.experiment_file).sites)),
+        ):
+            living.append(Child(name, _starting(command, run.logs / f"{name}.log")))
+        if is_resumed:
+            control.resume(connect(), run.name)
+        deadline = time.monotonic() + SUBMIT_SECONDS
+        while (phase := phase_of(run)) != "finished":
+            if phase == "" and time.monotonic() > deadline:
+                raise Unavailable(f"no experiment was submitted within {SUBMIT_SECONDS} s")
+            for child in living:
+                child.revive()
+            time.sleep(POLL_SECONDS)
+        children.end([child.process for child in living[:0:-1]], GRACE_SECONDS)
+        outcome = results.write(connect(), run)
+    finally:
+        children.end([child.process for child in reversed(living)], GRACE_SECONDS)
+        private.remove_home()
+        run.remove_address()
+    if outcome == "completed":
+        shutil.rmtree(run.redis_folder, ignore_errors=True)  # one that was stopped can be resumed
+    results.report(run)
+
+
+def phase_of(run: Run) -> str:
+    """The experiment's phase: "" before it is submitted, "unknown" while Redis is being started again."""
+    try:
+        return progress.read(connect(), run.name, num_rows=1).head.phase
+    except NotFound:
+        return ""
+    except (redis.RedisError, Unavailable):
+        return "unknown"
+
+
+def _starting(command: list[str], log: Path) -> Callable[[], subprocess.Popen[bytes]]:
+    return lambda: children.start(command, log)
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit("the host was asked to end")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        host(Run(folder=Path(sys.argv[1])), is_resumed="--resume" in sys.argv[2:])
+    except FedeltaError as error:
+        sys.exit(f"fedelta: {error}")

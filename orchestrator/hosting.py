@@ -1,0 +1,84 @@
+"""The host of a run on this machine, as the command line sees it: started, found, started again, ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from orchestrator import private_redis
+from orchestrator.runs import Run
+from tasks.app import use_broker
+from workers.errors import Unavailable
+
+START_SECONDS = 30.0
+
+
+def check() -> None:
+    """Make sure that a run on this machine is possible, before anything is started.
+
+    Raises:
+        Unavailable: there is no Redis server program.
+    """
+    private_redis.server_program()
+
+
+def start(run: Run, *, is_resumed: bool = False) -> subprocess.Popen[bytes]:
+    """Start the run's host; it lives on without us."""
+    command = [sys.executable, "-m", "orchestrator.embedded", str(run.folder.absolute())]
+    run.remove_address()
+    with (run.logs / "host.log").open("ab") as log:
+        return subprocess.Popen(
+            [*command, "--resume"] if is_resumed else command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def attach(run: Run, host: subprocess.Popen[bytes]) -> None:
+    """Wait until the host says where its Redis is, and use that.
+
+    Raises:
+        Unavailable: it ended, or did not say so in time.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while (url := run.broker_url) is None:
+        if host.poll() is not None or time.monotonic() > deadline:
+            raise Unavailable(f"{run.name} could not be started: {last_words(run)}")
+        time.sleep(0.02)
+    use_broker(url)
+
+
+def is_alive(run: Run) -> bool:
+    """Whether the run's host lives."""
+    pid = run.host_pid
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def has_crashed(run: Run) -> bool:
+    """Whether the run's host ended without tidying up: it removes its address at the end."""
+    return run.broker_url is not None and not is_alive(run)
+
+
+def end(run: Run) -> None:
+    """Ask the run's host to end, and with it all that it started."""
+    pid = run.host_pid
+    if pid is not None and is_alive(run):
+        os.kill(pid, signal.SIGTERM)
+
+
+def last_words(run: Run) -> str:
+    """The last line of the host's log."""
+    log = run.logs / "host.log"
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return f"{lines[-1]} (more in {log})" if lines else f"it said nothing (log: {log})"

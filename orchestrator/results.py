@@ -1,0 +1,147 @@
+"""A run's results, from the ledger into its folder."""
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis
+from pydantic import TypeAdapter
+from safetensors.numpy import save_file
+
+from orchestrator.runs import Run
+from tasks import progress
+from tasks.progress import Progress
+from workers.errors import Unavailable
+from workers.metrics import METRICS
+from workers.spec import Spec
+
+
+def write(client: redis.Redis, run: Run) -> str:
+    """Write tables, model and summary of the run, whatever state it is in; returns its outcome.
+
+    Every file is written beside its place and then put there, so a reader never sees half of one; the summary
+    comes last.
+    """
+    found = progress.read(client, run.name)
+    history = [_history_row(found, dataclasses.asdict(row)) for row in progress.history(client, run.name)]
+    _write_csv(run.folder / "history.csv", HISTORY_COLUMNS, history)
+    names = METRICS[found.spec.schema.target_kind]
+    columns = ("seconds", "version", "applied", "site", "num_examples", *names)
+    _write_csv(run.folder / "evaluations.csv", columns, _evaluation_rows(client, found))
+    events = [_timed(found, dataclasses.asdict(event)) for event in progress.events(client, run.name)]
+    _write_csv(run.folder / "events.csv", ("seconds", "kind", "site", "order", "detail"), events)
+    params = progress.model(client, run.name, found.head.version)
+    _save_model(run.folder / "model.safetensors", found.spec, params, found.head.version)
+    text = json.dumps(summarize(client, run, found), indent=2) + "\n"
+    _replace(run.folder / "summary.json", lambda path: path.write_text(text))
+    return found.head.outcome
+
+
+def summarize(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
+    """The run in one page: what it was, how it ended, what it counted, what it reached."""
+    head, experiment = found.head, found.spec.experiment
+    final = {
+        site.name: row
+        for site in found.sites
+        for row in progress.evaluations(client, run.name, site.name)
+        if row.version == head.version
+    }
+    launched = run.launched or head.started
+    return {
+        "name": run.name,
+        "strategy": experiment.strategy.kind,
+        "outcome": head.outcome or head.phase,
+        "reason": head.reason,
+        "applied": head.applied,
+        "versions": head.version,
+        "refused": head.refused,
+        "resent": head.resent,
+        "seconds": round(found.seconds, 3),
+        "first_update_seconds": head.first_update and round(head.first_update - launched, 3),
+        "updates_per_second": round(head.applied / found.seconds, 3) if found.seconds else None,
+        "bytes_up": head.bytes_up,
+        "bytes_down": head.bytes_down,
+        "watched_metric": experiment.watched_metric,
+        "metrics": {
+            "global": found.metrics[-1].metrics if found.metrics else {},
+            "sites": {name: row.metrics for name, row in final.items()},
+        },
+        "sites": {
+            site.name: {
+                "updates": site.record.updates,
+                "is_dropped": site.record.is_dropped,
+                "held_out_examples": final[site.name].num_examples if site.name in final else None,
+            }
+            for site in found.sites
+        },
+    }
+
+
+def report(run: Run) -> None:
+    """Make the report and its pictures from the tables, in a process of its own: matplotlib is large.
+
+    Raises:
+        Unavailable: it failed.
+    """
+    command = [sys.executable, "-m", "orchestrator.report", str(run.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(f"the report of {run.name} could not be made: {done.stderr.strip()}")
+
+
+HISTORY_COLUMNS = (
+    *("seconds", "site", "order", "base_version", "version", "staleness", "weight", "num_examples", "loss"),
+    *("bytes_up", "bytes_down", "started", "training_seconds"),
+)
+
+
+def _history_row(found: Progress, row: dict[str, Any]) -> dict[str, Any]:
+    training_seconds = round(row.pop("seconds"), 6)
+    started = round(row.pop("started") - found.head.started, 6)
+    return {**_timed(found, row), "started": started, "training_seconds": training_seconds}
+
+
+def _timed(found: Progress, row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its time in seconds since the experiment began."""
+    return {"seconds": round(row.pop("time") - found.head.started, 6), **row}
+
+
+def _evaluation_rows(client: redis.Redis, found: Progress) -> Iterable[dict[str, Any]]:
+    for mean in progress.metrics(client, found.name):
+        row = _timed(found, dataclasses.asdict(mean))
+        del row["num_sites"]
+        yield {**row.pop("metrics"), "site": "global", **row}
+    for site in found.sites:
+        for score in progress.evaluations(client, found.name, site.name):
+            row = _timed(found, dataclasses.asdict(score))
+            yield {**row.pop("metrics"), "site": site.name, **row}
+
+
+def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> None:
+    def write_rows(unfinished: Path) -> None:
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    _replace(path, write_rows)
+
+
+def _save_model(path: Path, spec: Spec, params: Mapping[str, Any], version: int) -> None:
+    """safetensors, with all that `predict` needs in its metadata."""
+    described = TypeAdapter(Spec).dump_json(spec).decode()
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in params.items()}
+    metadata = {"format": "fedelta 1", "version": str(version), "spec": described}
+    _replace(path, lambda unfinished: save_file(arrays, unfinished, metadata))
+
+
+def _replace(path: Path, write_to: Any) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    write_to(unfinished)
+    unfinished.replace(path)

@@ -1,0 +1,127 @@
+"""The ledger as people look at it: how far an experiment is, what it did. Reads only."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import redis
+
+from tasks import codec, keys, ledger, messages
+from tasks.messages import EvaluationRow, Event, HistoryRow, MetricsRow
+from tasks.state import Head, SiteRecord
+from workers.errors import NotFound
+from workers.params import Params
+from workers.spec import Spec
+
+Row = TypeVar("Row")
+
+PAGE = 1000  # rows read at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteProgress:
+    """How one site is doing."""
+
+    name: str
+    record: SiteRecord
+    is_training: bool
+    seen: float | None  # when its worker last announced itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far an experiment is, at one moment."""
+
+    name: str
+    spec: Spec
+    now: float
+    head: Head
+    sites: Sequence[SiteProgress]
+    history: Sequence[HistoryRow]  # the newest rows, oldest first
+    metrics: Sequence[MetricsRow]
+    events: Sequence[Event]
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, pauses left out."""
+        return (self.head.finished or self.now) - self.head.started - self.head.paused
+
+
+def read(client: redis.Redis, name: str, num_rows: int = 200) -> Progress:
+    """The experiment's progress, with the newest `num_rows` rows of its records.
+
+    Raises:
+        NotFound: there is no experiment of that name.
+    """
+    spec = ledger.Ledger(client).spec(name)
+    sites = spec.experiment.sites
+    with client.pipeline(transaction=True) as pipe:
+        pipe.time()
+        pipe.hgetall(keys.head(name))
+        pipe.hgetall(keys.sites(name))
+        pipe.mget([keys.lease(name, site) for site in sites])
+        for key in (keys.history(name), keys.metrics(name), keys.events(name)):
+            pipe.xrevrange(key, count=num_rows)
+        (seconds, microseconds), head, records, leases, history, metrics, events = pipe.execute()
+    seen = ledger.last_seen(client, sites)
+    return Progress(
+        name=name,
+        spec=spec,
+        now=seconds + microseconds / 1e6,
+        head=messages.from_hash(Head, head),
+        sites=[
+            SiteProgress(
+                name=site,
+                record=messages.decode(SiteRecord, records[site.encode()]),
+                is_training=lease is not None,
+                seen=seen.get(site),
+            )
+            for site, lease in zip(sites, leases, strict=True)
+        ],
+        history=_rows(HistoryRow, history)[::-1],
+        metrics=_rows(MetricsRow, metrics)[::-1],
+        events=_rows(Event, events)[::-1],
+    )
+
+
+def history(client: redis.Redis, name: str) -> Iterator[HistoryRow]:
+    """Every committed update, in order."""
+    return _stream(client, keys.history(name), HistoryRow)
+
+
+def metrics(client: redis.Redis, name: str) -> Iterator[MetricsRow]:
+    """Every version scored, in order."""
+    return _stream(client, keys.metrics(name), MetricsRow)
+
+
+def events(client: redis.Redis, name: str) -> Iterator[Event]:
+    """Every event, in order."""
+    return _stream(client, keys.events(name), Event)
+
+
+def evaluations(client: redis.Redis, name: str, site: str) -> Iterator[EvaluationRow]:
+    """Every version that the site scored, in order."""
+    return _stream(client, keys.evaluations(name, site), EvaluationRow)
+
+
+def model(client: redis.Redis, name: str, version: int) -> Params:
+    """The parameters of a version.
+
+    Raises:
+        NotFound: it is deleted, or never was.
+    """
+    stored = client.get(keys.model(name, version))
+    if stored is None:
+        raise NotFound(f"experiment {name}: no model of version {version} in the ledger")
+    return codec.decode_tree(stored, reference=None)
+
+
+def _rows(kind: type[Row], entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Row]:
+    return [messages.decode(kind, fields[b"row"]) for _, fields in entries]
+
+
+def _stream(client: redis.Redis, key: str, kind: type[Row]) -> Iterator[Row]:
+    start = "-"
+    while entries := client.xrange(key, min=start, count=PAGE):
+        yield from _rows(kind, entries)
+        start = f"({entries[-1][0].decode()}"
