@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.lazily import lazily
+from tasks import environment
 from workers.errors import DataError, ExperimentError, FedeltaError, NotFound, Unavailable
 
 LAUNCHED = time.time()
@@ -25,7 +26,9 @@ LAUNCHED = time.time()
 EXIT_CODES = {ExperimentError: 2, DataError: 2, Unavailable: 3, NotFound: 4}
 
 
-commands = lazily("orchestrator.commands")  # `fedelta --help` must not wait for Redis and pydantic
+# `fedelta --help` must not wait for Redis and pydantic.
+commands = lazily("orchestrator.commands")
+hosting = lazily("orchestrator.hosting")
 
 app = typer.Typer(
     help="Asynchronous federated learning across hospitals.",
@@ -56,7 +59,9 @@ def run(file: File, json: Json = False) -> None:
     Without FEDELTA_BROKER_URL everything runs on this machine: a private Redis, a coordinator, and one worker
     for all sites. With it, the experiment goes to the sites whose workers are there. Ctrl-C stops the run.
     """
-    raise typer.Exit(commands.run(file, LAUNCHED, as_json=json))
+    # The processes of a run on this machine start while the rest of the command line is loaded.
+    hosted = None if environment.broker_url() else hosting.launch(file, LAUNCHED)
+    raise typer.Exit(commands.run(file, LAUNCHED, hosted, as_json=json))
 
 
 @app.command()

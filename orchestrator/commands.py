@@ -29,18 +29,21 @@ messages = Console(stderr=True, highlight=False)
 INTERRUPTED = 130
 
 
-def run(file: Path, launched: float, *, as_json: bool) -> int:
-    """Run the experiment to its end; returns the exit code."""
-    if environment.broker_url():
-        claimed, host = _submit(file, launched), None
+def run(
+    file: Path, launched: float, hosted: tuple[Run, subprocess.Popen[bytes]] | None, *, as_json: bool
+) -> int:
+    """Run the experiment to its end, on this machine if it has a host there; returns the exit code."""
+    if hosted is None:
+        run, host = _submit(file, launched), None
     else:
-        claimed, host = _start_here(file, launched)
+        run, host = hosted
+        _submit_here(run, host)
     with live.view(messages if as_json else console) as show:
         try:
-            watching.follow(claimed, show, host)
+            watching.follow(run, show, host)
         except KeyboardInterrupt:
-            return _interrupted(claimed, show, host)
-    return _finish(claimed, as_json)
+            return _interrupted(run, show, host)
+    return _finish(run, as_json)
 
 
 def submit(file: Path, launched: float, *, as_json: bool) -> None:
@@ -81,7 +84,7 @@ def resume(name: str, *, as_json: bool) -> int:
     elif not hosting.is_alive(run):
         if not run.redis_folder.exists():
             raise NotFound(f"{name} is complete, so its state is not kept; run its file again for a new run")
-        hosting.attach(run, hosting.start(run, is_resumed=True))
+        use_broker(hosting.address(run, hosting.start(run, is_resumed=True)))
     return watch(name, as_json=as_json)
 
 
@@ -139,21 +142,16 @@ def coordinator() -> None:
     _become(children.coordinator())
 
 
-def _start_here(file: Path, launched: float) -> tuple[Run, subprocess.Popen[bytes]]:
-    """Start a run on this machine: its host, and while that starts its processes, the submission."""
-    written = experiment.read(file)
-    hosting.check()
-    claimed = runs.claim(environment.runs_dir(), file, written.name, launched=launched, is_here=True)
-    host = hosting.start(claimed)
+def _submit_here(run: Run, host: subprocess.Popen[bytes]) -> None:
+    """Submit to a run's own processes; if that fails, end them and leave no trace of the run."""
     try:
-        hosting.attach(claimed, host)
-        submission.submit(claimed)
+        use_broker(hosting.address(run, host))
+        submission.submit(run)
     except BaseException:
         host.terminate()
         host.wait()
-        shutil.rmtree(claimed.folder)
+        shutil.rmtree(run.folder)
         raise
-    return claimed, host
 
 
 def _submit(file: Path, launched: float) -> Run:

@@ -13,18 +13,19 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-import redis
-
-from orchestrator import children, control, experiment, results
+from orchestrator import children
+from orchestrator.lazily import lazily
 from orchestrator.private_redis import PrivateRedis
 from orchestrator.runs import Run
-from tasks import progress
-from tasks.app import connect, use_broker
-from workers.errors import FedeltaError, NotFound, Unavailable
+from tasks import environment
+from workers.errors import FedeltaError, Unavailable
+
+outcome = lazily("orchestrator.outcome")  # loaded when the processes have been started
 
 logger = logging.getLogger(__name__)
 
@@ -71,44 +72,35 @@ def host(run: Run, *, is_resumed: bool) -> None:
         FedeltaError: the experiment cannot be submitted, or a process does not live.
     """
     private = PrivateRedis(run.redis_folder, run.logs / "redis.log")
+    sites = tomllib.loads(run.experiment_file.read_text("utf-8"))["sites"]  # checked before we were started
     living: list[Child] = []
     try:
         living.append(Child("private Redis", private.start))
-        use_broker(private.broker_url)
+        environment.set_broker(private.broker_url)
         run.write_address(private.broker_url)
         for name, command in (
             ("coordinator", children.coordinator()),
-            ("worker", children.worker(experiment.read(run.experiment_file).sites)),
+            ("worker", children.worker(sites)),
         ):
             living.append(Child(name, _starting(command, run.logs / f"{name}.log")))
         if is_resumed:
-            control.resume(connect(), run.name)
+            outcome.resume(run)
         deadline = time.monotonic() + SUBMIT_SECONDS
-        while (phase := phase_of(run)) != "finished":
+        while (phase := outcome.phase(run)) != "finished":
             if phase == "" and time.monotonic() > deadline:
                 raise Unavailable(f"no experiment was submitted within {SUBMIT_SECONDS} s")
             for child in living:
                 child.revive()
             time.sleep(POLL_SECONDS)
         children.end([child.process for child in living[:0:-1]], GRACE_SECONDS)
-        outcome = results.write(connect(), run)
+        is_complete = outcome.write(run)
     finally:
         children.end([child.process for child in reversed(living)], GRACE_SECONDS)
         private.remove_home()
         run.remove_address()
-    if outcome == "completed":
+    if is_complete:
         shutil.rmtree(run.redis_folder, ignore_errors=True)  # one that was stopped can be resumed
-    results.report(run)
-
-
-def phase_of(run: Run) -> str:
-    """The experiment's phase: "" before it is submitted, "unknown" while Redis is being started again."""
-    try:
-        return progress.read(connect(), run.name, num_rows=1).head.phase
-    except NotFound:
-        return ""
-    except (redis.RedisError, Unavailable):
-        return "unknown"
+    outcome.report(run)
 
 
 def _starting(command: list[str], log: Path) -> Callable[[], subprocess.Popen[bytes]]:

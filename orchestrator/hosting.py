@@ -5,22 +5,27 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from orchestrator import private_redis
+from orchestrator import experiment, private_redis, runs
 from orchestrator.runs import Run
-from tasks.app import use_broker
+from tasks import environment
 from workers.errors import Unavailable
 
 START_SECONDS = 30.0
 
 
-def check() -> None:
-    """Make sure that a run on this machine is possible, before anything is started.
+def launch(file: Path, launched: float) -> tuple[Run, subprocess.Popen[bytes]]:
+    """Claim a folder for a run on this machine, and start its host.
 
     Raises:
-        Unavailable: there is no Redis server program.
+        ExperimentError: the file is wrong; nothing was started.
+        Unavailable: there is no Redis server program; nothing was started.
     """
+    written = experiment.read(file)
     private_redis.server_program()
+    run = runs.claim(environment.runs_dir(), file, written.name, launched=launched, is_here=True)
+    return run, start(run)
 
 
 def start(run: Run, *, is_resumed: bool = False) -> subprocess.Popen[bytes]:
@@ -37,8 +42,8 @@ def start(run: Run, *, is_resumed: bool = False) -> subprocess.Popen[bytes]:
         )
 
 
-def attach(run: Run, host: subprocess.Popen[bytes]) -> None:
-    """Wait until the host says where its Redis is, and use that.
+def address(run: Run, host: subprocess.Popen[bytes]) -> str:
+    """Wait until the host says where its Redis is: its URL.
 
     Raises:
         Unavailable: it ended, or did not say so in time.
@@ -48,7 +53,7 @@ def attach(run: Run, host: subprocess.Popen[bytes]) -> None:
         if host.poll() is not None or time.monotonic() > deadline:
             raise Unavailable(f"{run.name} could not be started: {last_words(run)}")
         time.sleep(0.02)
-    use_broker(url)
+    return url
 
 
 def is_alive(run: Run) -> bool:

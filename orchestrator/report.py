@@ -22,10 +22,11 @@ from workers import data
 from workers.errors import FedeltaError, NotFound
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto }
 h1 { margin-bottom: 0 } h2 { margin-top: 2rem } p.lead { color: #555; margin-top: .2rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .9rem; text-align: right }
-th { border-bottom: 2px solid #888 } td { border-bottom: 1px solid #ddd } td:first-child, th:first-child { text-align: left }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+td, th { padding: .25rem .9rem; text-align: right; border-bottom: 1px solid #ddd }
+th { border-bottom: 2px solid #888 } td:first-child, th:first-child { text-align: left }
 tr.mean { font-weight: bold } img { max-width: 100%; display: block; margin: 1rem 0 }
 pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: 14px }
 """
@@ -92,8 +93,8 @@ def page(
 <h1>{title}</h1><p class="lead">{reason}</p>
 <h2>The run</h2>{_table(("", ""), _facts(summary))}
 <h2>The sites</h2>{_table(*_sites(summary, tables))}
-<p>Metrics are measured on the examples that each site holds out, with the last version; "at work" is the share of
-the run's time in which the site was training.</p>
+<p>Metrics are measured on the examples that each site holds out, with the last version; "at work" is the share
+of the run's time in which the site was training.</p>
 <h2>The course</h2>{images}
 <h2>What went wrong, and what was done</h2>{_events(events)}
 <h2>The experiment</h2><pre>{html.escape(written)}</pre>

@@ -9,7 +9,7 @@ import redis
 from orchestrator import hosting, results
 from orchestrator.runs import Run
 from tasks import progress
-from tasks.app import connect
+from tasks.app import connect, use_broker
 from tasks.progress import Progress
 from workers.errors import NotFound, Unavailable
 
@@ -65,7 +65,7 @@ def here(run: Run, show: Show, host: subprocess.Popen[bytes] | None = None) -> N
             if starts > HOST_STARTS:
                 raise Unavailable(f"{run.name} cannot go on: {hosting.last_words(run)}")
             host = hosting.start(run)
-            hosting.attach(run, host)
+            use_broker(hosting.address(run, host))
         elif status not in (None, 0):
             raise Unavailable(f"{run.name} cannot go on: {hosting.last_words(run)}")
         elif run.broker_url is None and (host is None or status == 0):

@@ -7,6 +7,8 @@ import numpy as np
 from workers.spec import LocalTraining
 
 PADDING = -1  # in place of an example's index
+MIN_EXAMPLES = 256  # of which a site with fewer has some padding, so that small sites share one shape
+MIN_STEPS = 32
 
 
 def plan(training: LocalTraining, num_examples: int, seed: int) -> np.ndarray:
@@ -24,15 +26,15 @@ def plan(training: LocalTraining, num_examples: int, seed: int) -> np.ndarray:
         epoch[:num_examples] = rng.permutation(num_examples)
         epochs.append(epoch.reshape(batches_per_epoch, training.batch_size))
     steps = np.concatenate(epochs)[:num_steps]
-    return pad(steps, PADDING)
+    return pad(steps, PADDING, at_least=MIN_STEPS)
 
 
-def pad(rows: np.ndarray, value: float) -> np.ndarray:
-    """`rows` with more of `value` below, up to a size that many sites share.
+def pad(rows: np.ndarray, value: float, at_least: int) -> np.ndarray:
+    """`rows` with more of `value` below, up to a size that many sites share: few shapes, few compilations.
 
-    The next power of two, past 1024 the next multiple of 1024: few shapes, so few compilations.
+    `at_least`, then the next power of two, past 1024 the next multiple of 1024.
     """
-    size = len(rows)
-    padded = 1 << (size - 1).bit_length() if size <= 1024 else math.ceil(size / 1024) * 1024
-    filling = np.full((padded - size, *rows.shape[1:]), value, rows.dtype)
+    wanted = max(len(rows), at_least)
+    padded = 1 << (wanted - 1).bit_length() if wanted <= 1024 else math.ceil(wanted / 1024) * 1024
+    filling = np.full((padded - len(rows), *rows.shape[1:]), value, rows.dtype)
     return np.concatenate([rows, filling])

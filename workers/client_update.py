@@ -37,8 +37,8 @@ def train(
     """Train `base` on `examples` as `training` says, shuffled by `seed`; NumPy arrays in and out."""
     trained = client_update(
         base,
-        batches.pad(examples.features, 0.0),
-        batches.pad(examples.targets, 0.0),
+        batches.pad(examples.features, 0.0, batches.MIN_EXAMPLES),
+        batches.pad(examples.targets, 0.0, batches.MIN_EXAMPLES),
         batches.plan(training, len(examples), seed),
         model=model,
         target_kind=target_kind,
