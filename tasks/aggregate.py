@@ -53,7 +53,13 @@ def drain(turn: Turn) -> State:
             finish(turn, so_far, "completed", reason)
             break
     order_next(turn, so_far)
-    return turn.commit(so_far.state, server=so_far.server, history=so_far.history, events=so_far.events)
+    return turn.commit(
+        so_far.state,
+        server=so_far.server,
+        history=so_far.history,
+        events=so_far.events,
+        is_mail_handled=True,
+    )
 
 
 def take_in(turn: Turn, so_far: Drain, site: str) -> None:

@@ -119,11 +119,13 @@ class Turn:
         history: Sequence[HistoryRow] = (),
         metrics: MetricsRow | None = None,
         events: Sequence[Event] = (),
+        is_mail_handled: bool = False,
         ask_again: Sequence[str] = (),
     ) -> State:
-        """Write all of it, or nothing; the inbox that was read is emptied. Returns what is now the state.
+        """Write all of it, or nothing; returns what is now the state.
 
-        `ask_again`: sites put into the inbox, because their submission was in none.
+        `is_mail_handled`: what was in the inbox is done with. `ask_again`: sites to be put into the inbox,
+        because they have submitted and it does not name them.
 
         Raises:
             Conflict: somebody committed since the state was read.
@@ -136,7 +138,7 @@ class Turn:
         _write_state(pipe, self.spec.experiment, self.state, new)
         for key in self._read_deltas:
             pipe.delete(key)
-        if self._entries:
+        if is_mail_handled and self._entries:
             pipe.ltrim(keys.inbox(name), len(self._entries), -1)
         if ask_again:
             pipe.rpush(keys.inbox(name), *ask_again)
