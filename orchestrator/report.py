@@ -16,10 +16,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from orchestrator import pictures, prediction
+from orchestrator.lazily import lazily
 from orchestrator.pictures import Tables, read_table
 from orchestrator.runs import Run
-from workers import data
 from workers.errors import FedeltaError, NotFound
+
+data = lazily("workers.data")  # imports scikit-learn, for the one picture that shows examples
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto }
@@ -93,8 +95,8 @@ def page(
 <h1>{title}</h1><p class="lead">{reason}</p>
 <h2>The run</h2>{_table(("", ""), _facts(summary))}
 <h2>The sites</h2>{_table(*_sites(summary, tables))}
-<p>Metrics are measured on the examples that each site holds out, with the last version; "at work" is the share
-of the run's time in which the site was training.</p>
+<p>Metrics are measured on the examples that each site holds out, with the last version; "at work" is the
+share of the run's time in which the site was training.</p>
 <h2>The course</h2>{images}
 <h2>What went wrong, and what was done</h2>{_events(events)}
 <h2>The experiment</h2><pre>{html.escape(written)}</pre>
