@@ -234,9 +234,9 @@ def _summary_table(summary: dict[str, Any], run: Run) -> RenderableType:
     metrics.add_row("weighted mean", str(summary["applied"]), "", *means, style="bold")
     facts = (
         f"[bold]{summary['name']}[/bold] {summary['outcome']}: {summary['reason']}\n"
-        f"{summary['versions']} versions in {summary['seconds']:.1f} s; first update "
-        f"{_shown(summary['first_update_seconds'])} s after the start; {summary['refused']} refused, "
-        f"{summary['resent']} sent again"
+        f"{summary['applied']} updates and {summary['versions']} versions in {summary['seconds']:.1f} s, "
+        f"the first {_shown(summary['first_update_seconds'])} s after the start\n"
+        f"{summary['refused']} updates refused, {summary['resent']} orders sent again"
     )
     return Group(facts, "", metrics, "", f"report: {run.folder}/report.html")
 

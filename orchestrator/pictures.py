@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workers.metrics import METRICS
 from workers.models import predictions
 from workers.params import Params
 from workers.spec import Spec
@@ -40,19 +41,20 @@ class Tables:
     evaluations: Sequence[Row]
 
     @property
-    def metric(self) -> str:
-        """The watched metric."""
-        return self.spec.experiment.watched_metric
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics of the kind of target, the watched one first."""
+        watched = self.spec.experiment.watched_metric
+        return (watched, *(name for name in METRICS[self.spec.schema.target_kind] if name != watched))
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites, in the experiment's order."""
         return self.spec.experiment.sites
 
-    def scores(self, site: str, metric: str) -> tuple[list[int], list[float]]:
+    def scores(self, site: str, metric: str) -> list[tuple[str, float]]:
         """Versions and values of a metric at a site, or of the mean ("global"), where it is defined."""
         rows = [row for row in self.evaluations if row["site"] == site and row[metric]]
-        return [int(row["version"]) for row in rows], [float(row[metric]) for row in rows]
+        return [(row["version"], float(row[metric])) for row in rows]
 
 
 def read_table(path: Path) -> list[Row]:
@@ -62,12 +64,12 @@ def read_table(path: Path) -> list[Row]:
 
 
 def metric_over_time(tables: Tables) -> Figure:
-    """The watched metric of every site and their mean, against seconds."""
+    """Every metric at every site and their mean, against seconds."""
     return _metric_picture(tables, "seconds", "seconds since the start")
 
 
 def metric_over_updates(tables: Tables) -> Figure:
-    """The watched metric of every site and their mean, against committed updates."""
+    """Every metric at every site and their mean, against committed updates."""
     return _metric_picture(tables, "applied", "updates")
 
 
@@ -141,19 +143,23 @@ def fitted_line(tables: Tables, features: Sequence[np.ndarray], targets: Sequenc
 
 
 def _metric_picture(tables: Tables, column: str, label: str) -> Figure:
-    """The metric against a column that the mean's rows have; a site's point is at its version's."""
+    """The metrics against a column that the mean's rows have; a site's point is at its version's."""
     place = {row["version"]: float(row[column]) for row in tables.evaluations if row["site"] == "global"}
-    with _picture(f"{tables.metric} on held-out examples", label, tables.metric) as (figure, axes):
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    panels = figure.subplots(1, len(tables.metrics), squeeze=False)[0]
+    for metric, axes in zip(tables.metrics, panels, strict=True):
+        _adorn(axes, f"{metric}, held out", label, "")
         lines = [(site, colour, 1.0) for site, colour in _coloured(tables.sites)]
-        for site, colour, width in [*lines, ("global", "black", 2.2)]:
-            versions, values = tables.scores(site, tables.metric)
-            points = [
-                (place[str(v)], value) for v, value in zip(versions, values, strict=True) if str(v) in place
+        for site, colour, width in [*lines, ("global", "black", 2.0)]:
+            scores = [
+                (place[version], value) for version, value in tables.scores(site, metric) if version in place
             ]
-            name = "weighted mean" if site == "global" else site
-            if points:
-                axes.plot(*zip(*points, strict=True), ".-", color=colour, linewidth=width, label=name)
-        _legend(axes, tables)
+            if scores:
+                name = "weighted mean" if site == "global" else site
+                axes.plot(
+                    *zip(*scores, strict=True), ".-", markersize=3, color=colour, linewidth=width, label=name
+                )
+    _legend(panels[-1], tables)
     return figure
 
 
@@ -161,13 +167,17 @@ def _metric_picture(tables: Tables, column: str, label: str) -> Figure:
 def _picture(title: str, x: str, y: str, height: float = 4.0) -> Iterator[tuple[Figure, Axes]]:
     figure = Figure(figsize=(8, height), layout="constrained")
     axes = figure.add_subplot()
+    _adorn(axes, title, x, y)
+    yield figure, axes
+
+
+def _adorn(axes: Axes, title: str, x: str, y: str) -> None:
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, loc="left")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    yield figure, axes
 
 
 def _legend(axes: Axes, tables: Tables) -> None:

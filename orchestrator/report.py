@@ -98,7 +98,7 @@ def page(
 <p>Metrics are measured on the examples that each site holds out, with the last version; "at work" is the
 share of the run's time in which the site was training.</p>
 <h2>The course</h2>{images}
-<h2>What went wrong, and what was done</h2>{_events(events)}
+<h2>Events</h2>{_events(events)}
 <h2>The experiment</h2><pre>{html.escape(written)}</pre>
 </body></html>
 """
