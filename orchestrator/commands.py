@@ -24,7 +24,7 @@ from workers.errors import NotFound
 submission = lazily("orchestrator.submit")
 
 console = Console()
-messages = Console(stderr=True, highlight=False)
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED = 130
 
@@ -73,7 +73,7 @@ def stop(name: str) -> None:
     control.stop(connect(), name)
     with live.view(messages) as show:
         watching.follow(run, show)
-    messages.print(f"{name} is stopped, with results in {run.folder}/; fedelta resume {name} goes on")
+    messages.print(f"stopped, with results in {run.folder}/; fedelta resume {run.name} goes on")
 
 
 def resume(name: str, *, as_json: bool) -> int:
@@ -198,7 +198,7 @@ def _interrupted(run: Run, show: watching.Show, host: subprocess.Popen[bytes] | 
     try:
         control.stop(connect(), run.name)
         watching.follow(run, show, host)
-        messages.print(f"{run.name} is stopped, with results in {run.folder}/; fedelta resume {run.name}")
+        messages.print(f"stopped, with results in {run.folder}/; fedelta resume {run.name} goes on")
     except KeyboardInterrupt:
         hosting.end(run)
     return INTERRUPTED

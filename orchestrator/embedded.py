@@ -97,7 +97,6 @@ def host(run: Run, *, is_resumed: bool) -> None:
     finally:
         children.end([child.process for child in reversed(living)], GRACE_SECONDS)
         private.remove_home()
-        run.remove_address()
     if is_complete:
         shutil.rmtree(run.redis_folder, ignore_errors=True)  # one that was stopped can be resumed
     outcome.report(run)
@@ -114,7 +113,10 @@ def _end(_signal: int, _frame: FrameType | None) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _end)
+    hosted = Run(folder=Path(sys.argv[1]))
     try:
-        host(Run(folder=Path(sys.argv[1])), is_resumed="--resume" in sys.argv[2:])
+        host(hosted, is_resumed="--resume" in sys.argv[2:])
     except FedeltaError as error:
         sys.exit(f"fedelta: {error}")
+    finally:
+        hosted.remove_address()  # last, so that whoever waits for its going finds everything written

@@ -31,6 +31,8 @@ def launch(file: Path, launched: float) -> tuple[Run, subprocess.Popen[bytes]]:
 def start(run: Run, *, is_resumed: bool = False) -> subprocess.Popen[bytes]:
     """Start the run's host; it lives on without us."""
     command = [sys.executable, "-m", "orchestrator.embedded", str(run.folder.absolute())]
+    if run.broker_url:
+        private_redis.remove_remains(run.broker_url)
     run.remove_address()
     with (run.logs / "host.log").open("ab") as log:
         return subprocess.Popen(

@@ -11,7 +11,9 @@ from pathlib import Path
 from orchestrator import children
 from workers.errors import Unavailable
 
-START_SECONDS = 20
+START_SECONDS = 20.0
+END_SECONDS = 10.0
+URL_SCHEME = "redis+socket://"
 
 
 class PrivateRedis:
@@ -28,7 +30,7 @@ class PrivateRedis:
     @property
     def broker_url(self) -> str:
         """As Celery takes it."""
-        return f"redis+socket://{self._socket}"
+        return f"{URL_SCHEME}{self._socket}"
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it, and wait until it answers.
@@ -50,7 +52,7 @@ class PrivateRedis:
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
         process = children.start([server_program(), *arguments], self._log)
         deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
+        while not _answers(self._socket):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Unavailable(f"the private Redis does not answer; its log: {self._log}")
             time.sleep(0.01)
@@ -60,16 +62,32 @@ class PrivateRedis:
         """Remove the socket's folder."""
         shutil.rmtree(self._home, ignore_errors=True)
 
-    def _answers(self) -> bool:
-        """Whether it answers a PING; asked without the Redis client, which takes long to import."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(1.0)
-            try:
-                connection.connect(str(self._socket))
-                connection.sendall(b"PING\r\n")
-                return connection.recv(16).startswith(b"+PONG")
-            except OSError:
-                return False
+
+def remove_remains(broker_url: str) -> None:
+    """Wait until a server whose host is gone has ended too, and remove its socket's folder.
+
+    Raises:
+        Unavailable: it still answers; two servers must not write to the same data.
+    """
+    path = Path(broker_url.removeprefix(URL_SCHEME))
+    deadline = time.monotonic() + END_SECONDS
+    while _answers(path):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the run's former Redis still answers at {path}: end that process first")
+        time.sleep(0.05)
+    shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _answers(path: Path) -> bool:
+    """Whether a server answers a PING; asked without the Redis client, which takes long to import."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(path))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
 
 
 def server_program() -> str:

@@ -56,18 +56,20 @@ def site_queue(site: str) -> str:
     return SITE_QUEUE_PREFIX + site
 
 
-@cache
-def connect(url: str | None = None) -> redis.Redis:
-    """The ledger's Redis, checked to be there; by default the one that the environment names.
+def connect() -> redis.Redis:
+    """The ledger's Redis, which the environment names; checked to be there when it is first asked for.
 
     Raises:
         Unavailable: no URL is configured, or nobody answers there.
     """
-    url = url or environment.ledger_url()
+    url = environment.ledger_url()
     if url is None:
-        raise Unavailable(
-            "expected FEDELTA_BROKER_URL to say where Redis is, such as redis://127.0.0.1:6379/0"
-        )
+        raise Unavailable("expected FEDELTA_BROKER_URL to name a Redis, such as redis://127.0.0.1:6379/0")
+    return _connect_to(url)
+
+
+@cache
+def _connect_to(url: str) -> redis.Redis:
     options: dict[str, Any] = {"retry": Retry(ExponentialBackoff(cap=1.0), retries=5)}
     if not url.startswith("unix://"):
         options |= {"socket_keepalive": True, "socket_timeout": 30.0, "socket_connect_timeout": 5.0}
@@ -82,6 +84,6 @@ def connect(url: str | None = None) -> redis.Redis:
 
 @after_setup_logger.connect
 def _quiet_celery(**_: object) -> None:
-    """Leave out Celery's two lines per message; what was done, our own tasks say."""
-    for name in ("celery.worker.strategy", "celery.app.trace"):
+    """Leave out Celery's lines per message and per tick; what was done, our own tasks say."""
+    for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat", "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)
