@@ -36,7 +36,8 @@ def resume(client: redis.Redis, name: str) -> None:
             return None
         if old.head.outcome == "completed":
             raise ExperimentError(f"{name} is complete: {old.head.reason}; run its file again for a new one")
-        return state.resume(old, now), Event(time=now, kind="resumed")
+        new = state.resume(old, is_synchronous=experiment.strategy.is_synchronous, now=now)
+        return new, Event(time=now, kind="resumed")
 
     _commit(client, name, transition)
 

@@ -38,6 +38,7 @@ class SiteRecord:
     updates: NonNegativeInt = 0
     staleness: NonNegativeInt = 0  # of its last update
     refusals: NonNegativeInt = 0  # in a row
+    is_interrupted: bool = False  # its last order was taken back by a stop
     is_dropped: bool = False
 
 
@@ -110,6 +111,7 @@ def order(state: State, sites: Iterable[str], now: float) -> State:
                 base_version=base,
                 attempt=1,
                 sent_at=now,
+                is_interrupted=False,
             )
             for site in sites
         },
@@ -182,7 +184,7 @@ def evaluated(state: State, experiment: Experiment, metrics: Metrics, now: float
 def finish(state: State, outcome: Outcome, reason: str, now: float) -> State:
     """No more orders; the last version is scored, if it is not yet, and then the experiment is finished."""
     cleared = {
-        site: dataclasses.replace(state.sites[site], base_version=None, attempt=0)
+        site: dataclasses.replace(state.sites[site], base_version=None, is_interrupted=True)
         for site in state.outstanding
     }
     state = _with_head(_with_records(state, cleared), outcome=outcome, reason=reason, phase="finishing")
@@ -191,8 +193,12 @@ def finish(state: State, outcome: Outcome, reason: str, now: float) -> State:
     return state if state.head.evaluating == state.head.version else evaluate(state, now)
 
 
-def resume(state: State, now: float) -> State:
-    """A finished experiment goes on from where it is; sites that were dropped have another chance."""
+def resume(state: State, *, is_synchronous: bool, now: float) -> State:
+    """A finished experiment goes on from where it is; sites that were dropped have another chance.
+
+    In a synchronous one, a site whose update is already in the round waits for the others.
+    """
+    missing = [site for site, record in state.sites.items() if record.is_interrupted or record.is_dropped]
     again = {
         site: dataclasses.replace(record, refusals=0, is_dropped=False)
         for site, record in state.sites.items()
@@ -206,7 +212,7 @@ def resume(state: State, now: float) -> State:
         paused=state.head.paused + now - (state.head.finished or now),
         evaluations_since_best=0,
     )
-    return order(state, state.active, now)
+    return order(state, missing if is_synchronous and missing else state.active, now)
 
 
 def counted(state: State) -> State:
