@@ -67,9 +67,9 @@ class Turn:
             MalformedMessage: there is something, and it is too large or not a submission.
         """
         key = keys.delta(self._name, site)
-        size, limit = self._pipe.strlen(key), codec.size_limit(reference)
-        if not size:
+        if not self._pipe.exists(key):
             return None
+        size, limit = self._pipe.strlen(key), codec.size_limit(reference)
         self._read_deltas.append(key)
         if size > limit:
             raise MalformedMessage(f"expected at most {limit} bytes, got {size}")
@@ -249,7 +249,9 @@ def _read_state(pipe: redis.client.Pipeline, name: str) -> State:
     records = pipe.hgetall(keys.sites(name))
     return State(
         head=messages.from_hash(Head, head),
-        sites={site.decode(): messages.decode(SiteRecord, record) for site, record in records.items()},
+        sites={
+            site.decode(): messages.decode(SiteRecord, record) for site, record in sorted(records.items())
+        },
     )
 
 

@@ -1,0 +1,236 @@
+import numpy as np
+import pytest
+
+from tasks import aggregate, codec, keys, progress
+from tasks.ledger import Ledger
+from tasks.messages import Submission
+from tasks.site_ledger import SiteLedger
+from tasks.state import MAX_REFUSALS
+from tests.conftest import constant, drain, make_spec, submit, zeros
+from workers.errors import Conflict
+
+
+def begin(client, **changes):
+    Ledger(client).create("trial", make_spec(**changes), zeros())
+
+
+def weight_of(client):
+    found = progress.read(client, "trial")
+    return float(progress.model(client, "trial", found.head.version)["weight"][0, 0])
+
+
+def events(client, kind):
+    return [event for event in progress.events(client, "trial") if event.kind == kind]
+
+
+def test_all_that_waits_is_folded_in_one_after_another_and_committed_once(client):
+    begin(client, strategy={"kind": "fedasync", "mixing_rate": 0.5, "staleness": {"kind": "constant"}})
+    submit(client, "a/1", constant(1.0))
+    submit(client, "c/1", constant(2.0))
+
+    new = drain(client)
+
+    # From x = 0: 0.5 * 0 + 0.5 * (0 + 1) = 0.5, then 0.5 * 0.5 + 0.5 * (0 + 2) = 1.25.
+    assert weight_of(client) == 1.25
+    rows = list(progress.history(client, "trial"))
+    assert [(row.site, row.version, row.staleness, row.weight) for row in rows] == [
+        ("a", 1, 0, 0.5),
+        ("c", 2, 1, 0.5),
+    ]
+    assert (new.head.applied, new.head.version, new.head.commits) == (2, 2, 1)
+    assert {site: record.base_version for site, record in new.sites.items()} == {"a": 2, "ab": 0, "c": 2}
+
+
+def test_staleness_comes_from_the_orders_base_version(client):
+    begin(client)
+    for number in (1, 2, 3):
+        submit(client, f"a/{number}", constant(1.0))
+        drain(client)
+    submit(client, "c/1", constant(1.0))
+    drain(client)
+    last = list(progress.history(client, "trial"))[-1]
+    assert (last.site, last.base_version, last.version, last.staleness) == ("c", 0, 4, 3)
+    assert last.weight == pytest.approx(0.5 * 4**-0.5)
+
+
+def test_an_update_past_the_maximum_staleness_is_refused_and_its_site_ordered_anew(client):
+    begin(client, strategy={"kind": "fedasync", "max_staleness": 1})
+    for number in (1, 2):
+        submit(client, f"a/{number}", constant(1.0))
+        drain(client)
+    before = weight_of(client)
+    submit(client, "c/1", constant(100.0))
+    new = drain(client)
+
+    assert weight_of(client) == before
+    assert (new.head.applied, new.head.refused) == (2, 1)
+    assert (new.sites["c"].sequence, new.sites["c"].base_version) == (2, 2)
+    assert [event.detail for event in events(client, "refused")] == ["staleness 2 is past the maximum of 1"]
+
+
+def test_a_site_that_is_only_late_is_never_dropped(client):
+    begin(client, strategy={"kind": "fedasync", "max_staleness": 0})
+    for number in range(1, 2 * MAX_REFUSALS + 1):
+        submit(client, f"a/{number}", constant(1.0))
+        drain(client)
+        submit(client, f"c/{number}", constant(1.0))
+        new = drain(client)
+        assert new.head.refused == number
+    assert not new.sites["c"].is_dropped
+
+
+def bad_submission(kind):
+    delta = constant(1.0)
+    if kind == "not finite":
+        delta["bias"][0] = np.inf
+    elif kind == "wrong shape":
+        delta["weight"] = np.zeros((2, 1), np.float32)
+    elif kind == "wrong dtype":
+        delta["weight"] = np.zeros((1, 1), np.float64)
+    elif kind == "unknown leaf":
+        delta["extra"] = np.zeros(1, np.float32)
+    return codec.pack_tree(delta)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("not finite", "leaf 'bias' of the delta is not finite"),
+        ("wrong shape", "leaf 'weight': expected float32 (1, 1), got float32 (2, 1)"),
+        ("wrong dtype", "leaf 'weight': expected float32 (1, 1), got float64 (1, 1)"),
+        ("unknown leaf", "leaf 'extra' is unexpected; expected the leaves ['bias', 'weight']"),
+    ],
+)
+def test_a_bad_delta_is_refused_and_named_and_never_applied(client, caplog, kind, expected):
+    begin(client)
+    ledger = SiteLedger(client)
+    taken = ledger.take("trial", "a/1", "worker")
+    ledger.submit("trial", taken.lease, Submission(order="a/1", delta=bad_submission(kind), num_examples=1))
+    submit(client, "c/1", constant(1.0))
+    new = drain(client)
+
+    assert (new.head.applied, new.head.refused) == (1, 1)  # the good one beside it counts
+    assert np.isfinite(weight_of(client))
+    assert (new.sites["a"].sequence, new.sites["a"].refusals) == (2, 1)
+    (event,) = events(client, "refused")
+    assert (event.site, event.order, event.detail) == ("a", "a/1", expected)
+    assert f"trial a/1: refused: {expected}" in caplog.text
+
+
+@pytest.mark.parametrize("stored", [b"", b"\xc1", b"\x93\x01\x02", b"{}", b"\x81\xa1v\x01"])
+def test_garbage_in_place_of_a_delta_is_refused(client, stored):
+    begin(client)
+    client.set(keys.delta("trial", "a"), stored)
+    client.rpush(keys.inbox("trial"), "a")
+    new = drain(client)
+    assert (new.head.applied, new.head.refused, new.sites["a"].sequence) == (0, 1, 2)
+    assert not client.exists(keys.delta("trial", "a"))
+
+
+def test_an_oversized_delta_is_refused_unread(client):
+    begin(client)
+    client.set(keys.delta("trial", "a"), bytes(1_000_000))
+    client.rpush(keys.inbox("trial"), "a")
+    drain(client)
+    (event,) = events(client, "refused")
+    assert event.detail.startswith("expected at most ") and event.detail.endswith("got 1000000")
+
+
+def test_a_site_that_cannot_train_says_so_and_is_dropped_after_too_many_times(client):
+    begin(client)
+    ledger = SiteLedger(client)
+    for number in range(1, MAX_REFUSALS + 1):
+        taken = ledger.take("trial", f"a/{number}", "worker")
+        ledger.submit("trial", taken.lease, Submission(order=f"a/{number}", error="no such file"))
+        new = drain(client)
+    assert new.sites["a"].is_dropped
+    assert new.sites["a"].base_version is None
+    assert events(client, "refused")[0].detail == "the site could not train: no such file"
+    assert [event.site for event in events(client, "dropped")] == ["a"]
+
+
+def test_the_run_fails_when_every_site_is_dropped(client):
+    begin(client, sites=["a"])
+    ledger = SiteLedger(client)
+    for number in range(1, MAX_REFUSALS + 1):
+        taken = ledger.take("trial", f"a/{number}", "worker")
+        ledger.submit("trial", taken.lease, Submission(order=f"a/{number}", error="no such file"))
+        new = drain(client)
+    assert (new.head.phase, new.head.outcome) == ("finished", "failed")
+
+
+def test_a_synchronous_round_closes_without_a_site_that_was_dropped_last(client):
+    begin(client, strategy={"kind": "fedavg"})
+    submit(client, "a/1", constant(1.0))
+    submit(client, "c/1", constant(3.0))
+    assert drain(client).head.version == 0
+    ledger = SiteLedger(client)
+    for number in range(1, MAX_REFUSALS + 1):
+        taken = ledger.take("trial", f"ab/{number}", "worker")
+        ledger.submit("trial", taken.lease, Submission(order=f"ab/{number}", error="no such file"))
+        new = drain(client)
+    assert (new.head.version, weight_of(client)) == (1, 2.0)
+    assert new.outstanding == ("a", "c")
+
+
+def test_a_submission_for_an_order_that_is_gone_changes_nothing(client):
+    begin(client)
+    ledger = SiteLedger(client)
+    taken = ledger.take("trial", "a/1", "zombie")
+    client.delete(keys.lease("trial", "a"))  # it ran out while the worker was stopped
+    submit(client, "a/1", constant(1.0))
+    drain(client)
+
+    late = Submission(order="a/1", delta=codec.pack_tree(constant(9.0)), num_examples=1)
+    assert not ledger.submit("trial", taken.lease, late)
+    assert drain(client).head.applied == 1
+
+
+def test_a_second_message_for_an_order_finds_nothing_to_do(client):
+    begin(client)
+    ledger = SiteLedger(client)
+    assert ledger.take("trial", "a/1", "first") is not None
+    assert ledger.take("trial", "a/1", "second") is None  # being worked on
+    client.delete(keys.lease("trial", "a"))
+    submit(client, "a/1", constant(1.0))
+    assert ledger.take("trial", "a/1", "second") is None  # submitted
+    drain(client)
+    assert ledger.take("trial", "a/1", "second") is None  # gone
+    assert ledger.take("trial", "a/2", "second") is not None
+
+
+def test_of_two_coordinators_one_wins_and_the_other_writes_nothing(client):
+    begin(client)
+    submit(client, "a/1", constant(1.0))
+    with Ledger(client).turn("trial") as slow:
+        drain(client)
+        with pytest.raises(Conflict, match="experiment trial: somebody else committed first"):
+            aggregate.drain(slow)
+    assert [row.order for row in progress.history(client, "trial")] == [1]
+    assert progress.read(client, "trial").head.commits == 1
+
+
+def test_exactly_as_many_updates_are_applied_as_the_experiment_asks_for(client):
+    begin(client, stop={"updates": 2})
+    for site in ("a", "ab", "c"):
+        submit(client, f"{site}/1", constant(1.0))
+    new = drain(client)
+    assert (new.head.phase, new.head.applied, new.head.reason) == ("finishing", 2, "2 updates are applied")
+    assert new.outstanding == ()
+    assert new.head.evaluating == 2  # the last version is scored before the end
+
+
+def test_a_buffer_that_is_half_full_survives_the_coordinator(client):
+    begin(client, strategy={"kind": "fedbuff", "buffer_size": 2, "staleness": {"kind": "constant"}})
+    submit(client, "a/1", constant(1.0))
+    assert drain(client).head.version == 0  # every drain is a new coordinator's: nothing is kept in memory
+    submit(client, "a/2", constant(3.0))
+    assert drain(client).head.version == 1
+    assert weight_of(client) == 2.0
+
+
+def test_entries_of_the_inbox_that_name_nobody_are_thrown_away(client):
+    begin(client)
+    client.rpush(keys.inbox("trial"), "nobody", b"\xff\xfe", "", "a/1")
+    assert drain(client).head.applied == 0
+    assert client.llen(keys.inbox("trial")) == 0
