@@ -98,6 +98,14 @@ class Ledgers(RuleBasedStateMachine):
         self.client.set(keys.delta("trial", site), garbage)
         self.client.rpush(keys.inbox("trial"), site)
 
+    @rule(data=st.data())
+    def an_old_submission_is_put_back(self, data):
+        order = data.draw(st.sampled_from(self.told))
+        site = order.rpartition("/")[0]
+        old = Submission(order=order, delta=codec.pack_tree(delta_of(order)), num_examples=1 + len(order))
+        self.client.set(keys.delta("trial", site), messages.encode(old))
+        self.client.rpush(keys.inbox("trial"), site)
+
     @rule(entry=st.sampled_from(["nobody", "a/1", "", "ab"]))
     def the_inbox_names_somebody_for_no_reason(self, entry):
         self.client.rpush(keys.inbox("trial"), entry)

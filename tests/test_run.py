@@ -244,7 +244,7 @@ def test_sites_elsewhere_are_served_through_a_broker_and_lost_and_doubled_messag
     place, client, private_redis
 ):
     place.environment["FEDELTA_BROKER_URL"] = private_redis.broker_url
-    submitted = place.run("submit", place.write(updates=160), "--json")
+    submitted = place.run("submit", place.write(updates=120), "--json")
     assert json.loads(submitted.stdout) == {"name": "small"}
     client.delete("site.east")  # its message is lost
     for message in client.lrange("site.west", 0, -1) * 2:
@@ -264,14 +264,14 @@ def test_sites_elsewhere_are_served_through_a_broker_and_lost_and_doubled_messag
             process.communicate(timeout=DEADLINE)
     assert watched.returncode == 0, watched.stderr
     summary = json.loads(watched.stdout)
-    assert (summary["applied"], summary["refused"]) == (160, 0)
+    assert (summary["applied"], summary["refused"]) == (120, 0)
     assert summary["sites"]["east"]["updates"] > 0  # it was sent again
     assert summary["resent"] >= 1
-    check_history(place.history(), 160)
+    check_history(place.history(), 120)
     assert not client.keys("fedelta:{small}:order:*") + client.keys("fedelta:{small}:delta:*")
-    assert client.keys("fedelta:{small}:model:*") == [keys.model("small", 160).encode()]
+    assert client.keys("fedelta:{small}:model:*") == [keys.model("small", 120).encode()]
     assert json.loads(place.run("list", "--json").stdout) == [
-        {"name": "small", "state": "completed", "applied": 160}
+        {"name": "small", "state": "completed", "applied": 120}
     ]
 
 
