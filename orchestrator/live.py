@@ -12,6 +12,7 @@ from rich.text import Text
 
 from orchestrator.watching import Show
 from tasks.ledger import PRESENCE
+from tasks.messages import HistoryRow
 from tasks.progress import Progress, SiteProgress
 from workers.spec import Stop
 
@@ -54,8 +55,8 @@ def line(progress: Progress) -> str:
     """The progress in one line."""
     head = progress.head
     parts = [f"{progress.seconds:7.1f} s", f"{head.applied} updates", f"version {head.version}"]
-    if (loss := _recent_loss(progress)) is not None:
-        parts.append(f"loss {loss:.4f}")
+    if losses := _losses(progress):
+        parts.append(f"loss {losses[-1]:.4f}")
     if progress.metrics:
         scored = progress.metrics[-1]
         shown = [f"{name} {value:.4f}" for name, value in scored.metrics.items() if value is not None]
@@ -75,9 +76,8 @@ def table(progress: Progress) -> RenderableType:
         bar = ProgressBar(total=goal, completed=min(done, goal), width=32)
         summary.add_row(label, bar, f"{done:g} of {goal:g}")
     summary.add_row("updates", f"{head.applied}", f"{_rate(progress):.1f} per second")
-    if (loss := _recent_loss(progress)) is not None:
-        losses = [row.loss for row in progress.history]
-        summary.add_row("training loss", f"{loss:.4f}", trend(losses))
+    if losses := _losses(progress):
+        summary.add_row("training loss", f"{losses[-1]:.4f}", trend(losses))
     for name in progress.metrics[-1].metrics if progress.metrics else ():
         values = [value for row in progress.metrics if (value := row.metrics[name]) is not None]
         if values:
@@ -147,10 +147,12 @@ def _rate(progress: Progress) -> float:
     return (len(newest) - 1) / seconds if seconds > 0 else 0.0
 
 
-def _recent_loss(progress: Progress) -> float | None:
-    """Mean training loss of each site's newest update, weighted by its examples."""
-    newest = {row.site: row for row in progress.history}
-    num_examples = sum(row.num_examples for row in newest.values())
-    if not num_examples:
-        return None
-    return sum(row.loss * row.num_examples for row in newest.values()) / num_examples
+def _losses(progress: Progress) -> list[float]:
+    """After each of the newest updates: every site's latest training loss, weighted by its examples."""
+    latest: dict[str, HistoryRow] = {}
+    means = []
+    for row in progress.history:
+        latest[row.site] = row
+        num_examples = sum(other.num_examples for other in latest.values())
+        means.append(sum(other.loss * other.num_examples for other in latest.values()) / num_examples)
+    return means

@@ -121,7 +121,7 @@ def timeline(tables: Tables) -> Figure:
                 for row in tables.history
                 if row["site"] == site
             ]
-            axes.broken_barh(bars, (place - 0.38, 0.76), facecolor=colour, edgecolor="white", linewidth=0.4)
+            axes.broken_barh(bars, (place - 0.38, 0.76), facecolor=colour)
         axes.set_yticks(range(len(shown)), shown)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
