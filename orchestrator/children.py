@@ -1,15 +1,10 @@
 """Child processes: their command lines, and that none outlives its parent."""
 
-import ctypes
-import signal
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def worker(sites: Sequence[str]) -> list[str]:
@@ -27,15 +22,18 @@ def coordinator() -> list[str]:
 
 
 def start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a process that the terminal's Ctrl-C does not reach and that ends when this one does."""
+    """Start a process that the terminal's Ctrl-C does not reach and that ends when this one does.
+
+    The latter by Linux's parent death signal, which util-linux's `setpriv` sets; elsewhere it may live on.
+    """
+    setpriv = shutil.which("setpriv")
     with log.open("ab") as output:
         return subprocess.Popen(
-            command,
+            [setpriv, "--pdeathsig", "TERM", *command] if setpriv else command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
         )
 
 
@@ -49,11 +47,6 @@ def end(processes: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> N
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _end_with_parent() -> None:
-    if _libc is not None:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _celery(module: str, queues: str, pool: str, concurrency: int, hostname: str) -> list[str]:

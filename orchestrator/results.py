@@ -126,7 +126,7 @@ def _evaluation_rows(client: redis.Redis, found: Progress) -> Iterable[dict[str,
 def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> None:
     def write_rows(unfinished: Path) -> None:
         with unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")  # a site may score more
             writer.writeheader()
             writer.writerows(rows)
 

@@ -93,8 +93,8 @@ def checked_update(turn: Turn, server: Server, site: str, submission: Submission
     if submission.delta is None:
         raise MalformedMessage(f"the site could not train: {submission.error}")
     delta = codec.unpack_tree(submission.delta, server.params)
-    if path := trees.not_finite(delta):
-        raise MalformedMessage(f"leaf {path!r} of the delta is not finite")
+    if path := trees.out_of_bounds(delta):
+        raise MalformedMessage(f"leaf {path!r} of the delta is not finite, or beyond {trees.MAX_ABSOLUTE:g}")
     if submission.num_examples < 1:
         raise MalformedMessage("expected a number of examples of at least 1")
     base_version = turn.state.sites[site].base_version

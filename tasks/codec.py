@@ -36,7 +36,10 @@ def unpack_tree(packed: object, reference: Mapping[str, Array] | None) -> Params
     Raises:
         MalformedMessage: it is not a tree, or not like the reference; names the leaf that differs.
     """
-    tree = dict(_unpack_leaf(entry) for entry in _checked(packed, list, "a list of leaves"))
+    leaves = [_unpack_leaf(entry) for entry in _checked(packed, list, "a list of leaves")]
+    tree = dict(leaves)
+    if len(tree) != len(leaves):
+        raise MalformedMessage(f"expected each leaf once, got {[path for path, _ in leaves]}")
     if reference is None:
         return tree
     if differing := sorted(tree.keys() ^ reference.keys()):
@@ -79,6 +82,8 @@ def unpack(data: bytes) -> dict[str, Any]:
             f"expected a msgpack map, got {len(data)} bytes that are not: {error}"
         ) from error
     checked: dict[str, Any] = _checked(message, dict, "a msgpack map")
+    for key in checked:
+        _checked(key, str, "a msgpack map whose keys are text")
     return checked
 
 
@@ -116,7 +121,10 @@ def _unpack_leaf(entry: object) -> tuple[str, np.ndarray]:
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != expected:
         raise MalformedMessage(f"the data {where}: expected {expected} bytes for {shape}, got {len(data)}")
-    return path, np.frombuffer(data, dtype).reshape(shape)
+    try:
+        return path, np.frombuffer(data, dtype).reshape(shape)
+    except ValueError as error:  # sizes whose product is 0 may still be more than NumPy has
+        raise MalformedMessage(f"the shape {where}: {error}") from error
 
 
 def _checked(value: object, kind: type, what: str) -> Any:

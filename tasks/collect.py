@@ -36,7 +36,10 @@ def close_evaluation(turn: Turn) -> State:
     rows = turn.evaluations()
     if not is_complete(turn, set(rows)):
         return turn.state
-    mean = metrics.weighted_mean((row.num_examples, row.metrics) for row in rows.values())
+    names = metrics.METRICS[turn.spec.schema.target_kind]
+    mean = metrics.weighted_mean(
+        (row.num_examples, {name: row.metrics.get(name) for name in names}) for row in rows.values()
+    )
     new = state.evaluated(turn.state, experiment, mean, turn.now)
     logger.info("%s: version %d: %s", experiment.name, head.evaluating, mean)
     events = []

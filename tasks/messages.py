@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgpack
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeA
 from tasks import codec
 from workers.errors import MalformedMessage
 from workers.metrics import Metrics
-from workers.settings import explain, settings
+from workers.settings import explain, message
 from workers.spec import Experiment
 
 FORMAT = 1
@@ -25,7 +25,11 @@ Message = TypeVar("Message")
 _adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(maxsize=32)(TypeAdapter)  # one for each kind
 
 
-@settings
+Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**53)]  # what msgpack and a float can hold
+Score: TypeAlias = Annotated[float, Field(ge=-1e30, le=1e30)]  # so that a mean of them is finite
+
+
+@message
 class Announcement:
     """A site's worker says that it lives."""
 
@@ -33,7 +37,7 @@ class Announcement:
     software: str = Field(max_length=200)
 
 
-@settings
+@message
 class Order:
     """Ask one site to train once, from one version; what is asked never changes, however often it is sent."""
 
@@ -49,21 +53,21 @@ class Order:
         return f"{self.site}/{self.sequence}"
 
 
-@settings
+@message
 class Submission:
     """What a site answers to an order: its delta, or why there is none."""
 
     order: str
     delta: list[Any] | None = None  # a packed tree, still to be checked against the model
     error: str = Field(default="", max_length=500)
-    num_examples: NonNegativeInt = 0
+    num_examples: Count = 0
     loss: float = 0.0
     started: NonNegativeFloat = 0.0
     seconds: NonNegativeFloat = 0.0
-    bytes_down: NonNegativeInt = 0
+    bytes_down: Count = 0
 
 
-@settings
+@message
 class HistoryRow:
     """One committed update."""
 
@@ -82,17 +86,17 @@ class HistoryRow:
     seconds: NonNegativeFloat
 
 
-@settings
+@message
 class EvaluationRow:
     """One site's score of a version on the examples that it holds out."""
 
     time: float
     version: NonNegativeInt
-    num_examples: NonNegativeInt
-    metrics: Metrics
+    num_examples: Annotated[Count, Field(ge=1)]
+    metrics: Annotated[dict[str, Score | None], Field(max_length=32)]
 
 
-@settings
+@message
 class MetricsRow:
     """The example-weighted mean over the sites that scored a version."""
 
@@ -103,7 +107,7 @@ class MetricsRow:
     metrics: Metrics
 
 
-@settings
+@message
 class Event:
     """Something that people want to know about: what went wrong, and what was done."""
 
@@ -114,9 +118,9 @@ class Event:
     detail: str = ""
 
 
-def encode(message: object) -> bytes:
+def encode(written: object) -> bytes:
     """A message as a msgpack map; what it holds is not copied first."""
-    fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}  # type: ignore[arg-type]  # every message is a dataclass
+    fields = {field.name: getattr(written, field.name) for field in dataclasses.fields(written)}  # type: ignore[arg-type]  # every message is a dataclass
     packed: bytes = msgpack.packb({"v": FORMAT, **fields})
     return packed
 
@@ -134,13 +138,13 @@ def decode(kind: type[Message], data: bytes) -> Message:
         MalformedMessage: they are none.
     """
     fields = codec.unpack(data)
-    if (version := fields.pop("v", None)) != FORMAT:
+    version = fields.pop("v", None)
+    if type(version) is not int or version != FORMAT:
         raise MalformedMessage(f"{kind.__name__}: expected format {FORMAT}, got {version!r}")
     try:
-        message: Message = _adapter(kind).validate_python(fields)
+        return kind(**fields)
     except ValidationError as error:
         raise MalformedMessage(f"{kind.__name__}: {explain(error, fields)[0]}") from error
-    return message
 
 
 def to_hash(fields: object) -> dict[str, str]:
@@ -152,8 +156,8 @@ def to_hash(fields: object) -> dict[str, str]:
 def from_hash(kind: type[Message], stored: Mapping[bytes, bytes]) -> Message:
     """The inverse of `to_hash`."""
     fields = {name.decode(): value.decode() for name, value in stored.items() if value}
-    message: Message = _adapter(kind).validate_python(fields)
-    return message
+    found: Message = _adapter(kind).validate_python(fields)
+    return found
 
 
 def seed_of(experiment: Experiment, site: str, sequence: int) -> int:

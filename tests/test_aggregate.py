@@ -95,7 +95,7 @@ def bad_submission(kind):
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("not finite", "leaf 'bias' of the delta is not finite"),
+        ("not finite", "leaf 'bias' of the delta is not finite, or beyond 1e+18"),
         ("wrong shape", "leaf 'weight': expected float32 (1, 1), got float32 (2, 1)"),
         ("wrong dtype", "leaf 'weight': expected float32 (1, 1), got float64 (1, 1)"),
         ("unknown leaf", "leaf 'extra' is unexpected; expected the leaves ['bias', 'weight']"),

@@ -43,7 +43,8 @@ def describe(experiment: Experiment) -> Schema:
     trained_on = np.concatenate([train for train, _ in _split(dataset, experiment)])
     features = dataset.features[trained_on]
     if experiment.data.standardize == "pooled":
-        mean, scale = features.mean(axis=0), features.std(axis=0)
+        is_constant = np.ptp(features, axis=0) == 0  # its deviation need not be 0, by rounding
+        mean, scale = features.mean(axis=0), np.where(is_constant, 1.0, features.std(axis=0))
     else:
         mean, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
     return Schema(
@@ -52,7 +53,7 @@ def describe(experiment: Experiment) -> Schema:
         target_kind=experiment.target_kind,
         classes=dataset.classes,
         mean=tuple(mean.tolist()),
-        scale=tuple(np.where(scale > 0, scale, 1.0).tolist()),  # a constant feature becomes 0
+        scale=tuple(scale.tolist()),
     )
 
 

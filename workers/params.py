@@ -13,15 +13,18 @@ import numpy as np
 Array: TypeAlias = Any
 Params: TypeAlias = dict[str, Array]
 
+# No sound delta comes near it, and what is below it can be weighted and summed without overflow of float32.
+MAX_ABSOLUTE = 1e18
+
 
 def num_bytes(params: Mapping[str, Array]) -> int:
     """Bytes that the arrays take, without their paths."""
     return sum(int(leaf.nbytes) for leaf in params.values())
 
 
-def not_finite(params: Mapping[str, Array]) -> str | None:
-    """Path of the first leaf with a NaN or an infinity, or None."""
-    return next((path for path, leaf in params.items() if not np.isfinite(leaf).all()), None)
+def out_of_bounds(params: Mapping[str, Array]) -> str | None:
+    """Path of the first leaf with a NaN, an infinity or a number beyond `MAX_ABSOLUTE`, or None."""
+    return next((path for path, leaf in params.items() if not (np.abs(leaf) <= MAX_ABSOLUTE).all()), None)
 
 
 def under(prefix: str, params: Mapping[str, Array]) -> Params:

@@ -3,13 +3,20 @@
 import numpy as np
 import sklearn.metrics
 
-from workers.metrics import Metrics
+from workers.metrics import METRICS, Metrics
 from workers.models import TargetKind, predictions
 from workers.params import Array
 
+MAX_OUTPUT = 1e12  # in absolute value; the square of the error is then a number that a mean can be taken of
+
 
 def measure(target_kind: TargetKind, outputs: Array, targets: np.ndarray) -> Metrics:
-    """Every metric of that kind of target, for outputs `(examples, num_outputs)` and `(examples,)`."""
+    """Every metric of that kind of target, for outputs `(examples, num_outputs)` and `(examples,)`.
+
+    A model that has diverged, with outputs that are not finite or beyond 1e12, has none.
+    """
+    if not (np.abs(outputs) <= MAX_OUTPUT).all():
+        return dict.fromkeys(METRICS[target_kind])
     predicted = predictions(target_kind, outputs)
     if target_kind == "regression":
         is_defined = len(targets) > 1 and np.ptp(targets) > 0

@@ -1,4 +1,4 @@
-"""`@settings`: how the parts of an experiment are declared, in files and in messages alike."""
+"""`@settings` and `@message`: how the parts of an experiment, and messages, are declared and checked."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar, dataclass_transform
@@ -17,7 +17,18 @@ def settings(cls: Settings) -> Settings:
     Its instances are hashable where their values are, so that a jitted function can have them as static
     arguments.
     """
-    decorate = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+    return _dataclass(cls, is_strict=False)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
+def message(cls: Settings) -> Settings:
+    """Like `settings`, for what comes over the network: a value must be of the field's own type."""
+    return _dataclass(cls, is_strict=True)
+
+
+def _dataclass(cls: Settings, *, is_strict: bool) -> Settings:
+    config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=is_strict)
+    decorate = dataclass(frozen=True, kw_only=True, config=config)
     return decorate(cls)  # type: ignore[return-value]  # pydantic's decorator forgets the class's own type
 
 

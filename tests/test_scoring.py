@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from workers import scoring
+from workers.metrics import METRICS
+
+
+def logits(*probabilities):
+    """One logit for each probability of class 1."""
+    p = np.array(probabilities)
+    return np.log(p / (1 - p))[:, None].astype(np.float32)
+
+
+def test_binary_metrics_by_hand():
+    measured = scoring.measure("binary", logits(0.75, 0.25, 0.75, 0.25), np.array([1.0, 0.0, 0.0, 1.0]))
+    assert measured == pytest.approx(
+        {
+            "accuracy": 0.5,
+            "auroc": 0.5,  # of the 4 pairs one is right, one wrong, two are ties
+            "log_loss": (2 * np.log(4 / 3) + 2 * np.log(4)) / 4,
+        },
+        rel=1e-6,
+    )
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order():
+    # Positives 2 and 0, negatives 1 and -1: only (0, 1) is in the wrong order.
+    outputs, targets = np.float32([[2], [1], [0], [-1]]), np.array([1.0, 0.0, 1.0, 0.0])
+    assert scoring.measure("binary", outputs, targets)["auroc"] == 0.75
+    assert scoring.measure("binary", outputs, 1 - targets)["auroc"] == 0.25
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_auroc_is_not_defined_where_there_is_one_class_and_the_rest_is(target):
+    measured = scoring.measure("binary", logits(0.8, 0.8), np.full(2, target))
+    assert measured["auroc"] is None
+    assert measured["accuracy"] == target
+    assert measured["log_loss"] == pytest.approx(-np.log(0.8 if target else 0.2), rel=1e-6)
+
+
+def test_extreme_logits_give_finite_scores():
+    measured = scoring.measure("binary", np.float32([[1000], [-1000]]), np.array([0.0, 1.0]))
+    assert (measured["accuracy"], measured["auroc"]) == (0.0, 0.0)
+    assert 10 < measured["log_loss"] < 1000
+
+
+def test_multiclass_metrics_by_hand():
+    outputs = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1], [0.4, 0.3, 0.3]]))
+    measured = scoring.measure("multiclass", outputs, np.array([0.0, 1.0, 1.0, 2.0]))
+    assert measured == pytest.approx(
+        {"accuracy": 0.5, "log_loss": -np.log([0.5, 0.2, 0.8, 0.3]).mean()}, rel=1e-12
+    )
+
+
+def test_a_class_that_nobody_here_has_does_no_harm():
+    outputs = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
+    measured = scoring.measure("multiclass", outputs, np.array([0.0, 0.0]))
+    assert measured == pytest.approx({"accuracy": 0.5, "log_loss": -np.log([0.5, 0.2]).mean()}, rel=1e-12)
+
+
+def test_regression_metrics_by_hand():
+    # Errors 0, 0, 2: mean square 4/3; around the mean 8/3 the targets' squares sum to 78/9.
+    measured = scoring.measure("regression", np.float32([[1], [2], [3]]), np.array([1.0, 2.0, 5.0]))
+    assert measured == pytest.approx({"mse": 4 / 3, "r2": 1 - 4 / (78 / 9)}, rel=1e-12)
+
+
+@pytest.mark.parametrize("targets", [[2.0], [2.0, 2.0]])
+def test_r2_is_not_defined_where_the_targets_do_not_vary(targets):
+    outputs = np.ones((len(targets), 1), np.float32)
+    assert scoring.measure("regression", outputs, np.array(targets)) == {"mse": 1.0, "r2": None}
+
+
+@pytest.mark.parametrize(
+    ("target_kind", "num_outputs"), [("binary", 1), ("multiclass", 2), ("regression", 1)]
+)
+def test_every_metric_of_the_kind_of_target_is_measured_as_a_plain_number(target_kind, num_outputs):
+    outputs = np.random.default_rng(0).normal(size=(6, num_outputs)).astype(np.float32)
+    measured = scoring.measure(target_kind, outputs, np.array([0.0, 1.0] * 3, np.float32))
+    assert set(measured) == set(METRICS[target_kind])
+    assert all(type(value) is float for value in measured.values())
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+@pytest.mark.parametrize("output", [np.nan, np.inf, 1e30])
+def test_a_model_that_has_diverged_has_no_metrics(kind, output):
+    outputs = np.array([[0.0, 1.0], [output, 0.0]])
+    assert set(scoring.measure(kind, outputs, np.array([0.0, 1.0])).values()) == {None}

@@ -1,0 +1,178 @@
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from workers.metrics import METRICS
+from workers.models import LinearRegression, LogisticRegression, MultilayerPerceptron
+from workers.optimizers import Adam
+from workers.spec import (
+    TARGET_KINDS,
+    Data,
+    Delay,
+    Evaluation,
+    Experiment,
+    LocalTraining,
+    Schema,
+    Stop,
+    Target,
+)
+from workers.strategies import FedAsync
+
+
+def experiment_of(**options):
+    given = {
+        "name": "trial",
+        "sites": ("lakeside", "southpark"),
+        "data": Data(dataset="breast-cancer"),
+        "model": LogisticRegression(),
+        "training": LocalTraining(epochs=1),
+        "strategy": FedAsync(),
+        "stop": Stop(updates=1),
+    }
+    return Experiment(**given | options)
+
+
+# Delays
+
+
+@pytest.mark.parametrize("distribution", ["exponential", "half-normal", "uniform"])
+def test_a_delays_draws_have_the_mean_that_was_asked_for(distribution):
+    delay = Delay(distribution=distribution, mean=2.5)
+    draws = np.array([delay.draw(seed) for seed in range(10_000)])
+    assert draws.min() >= 0
+    # The standard error of the widest, the exponential, is 1 %.
+    assert draws.mean() == pytest.approx(2.5, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "share"),
+    [("exponential", np.exp(-2)), ("half-normal", 0.1105), ("uniform", 0.0)],
+)
+def test_a_delays_draws_spread_as_their_distribution_says(distribution, share):
+    # How many are more than twice the mean: e^-2; 2 (1 - Φ(2 √(2/π))) = 0.1105; none.
+    draws = np.array([Delay(distribution=distribution, mean=1.0).draw(seed) for seed in range(10_000)])
+    assert (draws > 2.0).mean() == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize("distribution", ["exponential", "half-normal", "uniform"])
+def test_a_delay_is_drawn_from_its_seed_alone_and_scales_with_its_mean(distribution):
+    one, same = (Delay(distribution=distribution, mean=1.0) for _ in range(2))
+    assert one.draw(5) == same.draw(5) != one.draw(6)
+    assert Delay(distribution=distribution, mean=3.0).draw(5) == pytest.approx(3 * one.draw(5), rel=1e-12)
+
+
+def test_seconds_per_order_are_the_sites_own_else_the_default_else_none():
+    delay = Delay(distribution="uniform", mean=1.0)
+    table = {"distribution": "uniform", "mean": 1.0}
+    experiment = experiment_of(
+        sites=("a", "b", "c"), seconds_per_order={"default": 0.1, "b": 2.0, "c": table}
+    )
+    assert experiment.seconds_per_order["c"] == delay
+    assert [experiment.delay(site, seed=7) for site in "abc"] == [0.1, 2.0, delay.draw(7)]
+    assert experiment_of().delay("lakeside", seed=7) == 0.0
+
+
+def test_a_site_can_be_given_no_delay_beside_a_default():
+    experiment = experiment_of(seconds_per_order={"default": 0.5, "lakeside": 0})
+    assert [experiment.delay(site, seed=1) for site in experiment.sites] == [0.0, 0.5]
+
+
+def test_the_default_can_be_drawn_too():
+    experiment = experiment_of(seconds_per_order={"default": Delay(distribution="exponential", mean=1.0)})
+    assert experiment.delay("lakeside", seed=3) == experiment.delay("southpark", seed=3) > 0
+
+
+# What fits together
+
+
+@pytest.mark.parametrize(("dataset", "target_kind"), TARGET_KINDS.items())
+@pytest.mark.parametrize("model", [LinearRegression(), LogisticRegression(), MultilayerPerceptron()])
+def test_a_model_is_accepted_exactly_where_it_predicts_the_data_sets_kind_of_target(
+    dataset, target_kind, model
+):
+    if target_kind in model.targets:
+        experiment = experiment_of(data=Data(dataset=dataset), model=model)
+        assert experiment.target_kind == target_kind
+        assert experiment.watched_metric == METRICS[target_kind][0]
+    else:
+        with pytest.raises(ValidationError, match=f"model.kind: {model.kind} predicts .* are {target_kind}"):
+            experiment_of(data=Data(dataset=dataset), model=model)
+
+
+def test_the_watched_metric_is_the_one_asked_for():
+    assert experiment_of(evaluation=Evaluation(metric="log_loss")).watched_metric == "log_loss"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"updates": 1},
+        {"versions": 1},
+        {"seconds": 0.5},
+        {"target": Target(metric="auroc", value=0.0)},
+        {"patience": 1},
+    ],
+)
+def test_any_one_condition_is_enough_to_stop(options):
+    assert experiment_of(stop=Stop(**options)).stop == Stop(**options)
+
+
+def test_training_counts_epochs_or_steps():
+    assert LocalTraining(epochs=2).steps is None
+    assert LocalTraining(steps=2).epochs is None
+    for both_or_neither in ({}, {"epochs": 1, "steps": 1}):
+        with pytest.raises(ValidationError, match="expected either epochs or steps, and not both"):
+            LocalTraining(**both_or_neither)
+
+
+def test_local_training_is_hashable_so_that_a_compiled_function_can_have_it():
+    one, same = (LocalTraining(optimizer=Adam(learning_rate=0.1), epochs=1) for _ in range(2))
+    assert hash(one) == hash(same) and one == same
+
+
+@pytest.mark.parametrize("name", ["a", "0", "site-1", "a" * 63])
+def test_a_name_is_of_small_letters_digits_and_hyphens(name):
+    assert experiment_of(name=name, sites=(name,)).sites == (name,)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a b", "a/b", "a:b", "a\n", "é", "a" * 64])
+def test_any_other_name_is_refused(name):
+    for options in ({"name": name}, {"sites": (name,)}):
+        with pytest.raises(ValidationError, match="String should"):
+            experiment_of(**options)
+
+
+def test_an_experiment_is_equal_to_itself_by_way_of_json():
+    experiment = experiment_of(
+        seconds_per_order={"default": Delay(distribution="half-normal", mean=0.5), "southpark": 1.0},
+        evaluation=Evaluation(every=3, metric="accuracy"),
+    )
+    adapter = TypeAdapter(Experiment)
+    assert adapter.validate_json(adapter.dump_json(experiment)) == experiment
+
+
+# Schema
+
+
+def schema_of(target_kind, classes=()):
+    return Schema(
+        features=("x", "y"),
+        target="z",
+        target_kind=target_kind,
+        classes=classes,
+        mean=(1.0, -2.0),
+        scale=(2.0, 0.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("target_kind", "classes", "num_outputs"),
+    [("regression", (), 1), ("binary", ("no", "yes"), 1), ("multiclass", ("a", "b", "c"), 3)],
+)
+def test_a_model_has_one_output_or_one_for_each_of_several_classes(target_kind, classes, num_outputs):
+    assert schema_of(target_kind, classes).num_outputs == num_outputs
+
+
+def test_features_are_standardized_by_mean_and_scale():
+    standardized = schema_of("regression").standardized(np.array([[1.0, -2.0], [5.0, -1.0], [-1.0, -3.0]]))
+    np.testing.assert_array_equal(standardized, np.float32([[0, 0], [2, 2], [-1, -2]]), strict=True)
