@@ -23,8 +23,8 @@ from workers.errors import NotFound
 # Loads data sets, which takes a second: meanwhile the processes of a run on this machine start.
 submission = lazily("orchestrator.submit")
 
-console = Console()
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(markup=False)
+messages = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 INTERRUPTED = 130
 
@@ -83,7 +83,7 @@ def resume(name: str, *, as_json: bool) -> int:
         control.resume(connect(), name)
     elif not hosting.is_alive(run):
         if not run.redis_folder.exists():
-            raise NotFound(f"{name} is complete, so its state is not kept; run its file again for a new run")
+            raise NotFound(f"{name} has no state to go on from; run its file again for a new run")
         use_broker(hosting.address(run, hosting.start(run, is_resumed=True)))
     return watch(name, as_json=as_json)
 
@@ -112,7 +112,7 @@ def list_runs(*, as_json: bool) -> None:
     for column in ("name", "state", "applied"):
         table.add_column(column)
     for row in rows.values():
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
     _print(list(rows.values()), table if rows else f"no runs in {environment.runs_dir()}/", as_json)
 
 
@@ -233,7 +233,7 @@ def _summary_table(summary: dict[str, Any], run: Run) -> RenderableType:
     means = [_shown(summary["metrics"]["global"][name]) for name in names]
     metrics.add_row("weighted mean", str(summary["applied"]), "", *means, style="bold")
     facts = (
-        f"[bold]{summary['name']}[/bold] {summary['outcome']}: {summary['reason']}\n"
+        f"{summary['name']} {summary['outcome']}: {summary['reason']}\n"
         f"{summary['applied']} updates and {summary['versions']} versions in {summary['seconds']:.1f} s, "
         f"the first {_shown(summary['first_update_seconds'])} s after the start\n"
         f"{summary['refused']} updates refused, {summary['resent']} orders sent again"

@@ -26,5 +26,5 @@ def read(path: Path) -> Experiment:
     try:
         return TypeAdapter(Experiment).validate_python(written)
     except ValidationError as error:
-        mistakes = "\n".join(f"  {line}" for line in explain(error, written))
+        mistakes = "\n".join(f"  {line}" for line in explain(error, written, Experiment))
         raise ExperimentError(f"{path}: nothing was started, because of\n{mistakes}") from error

@@ -39,7 +39,6 @@ class PlainLines:
         self._console = console
         self._last_seconds = float("-inf")
         self._last_version = -1
-        self._events = 0
 
     def __call__(self, progress: Progress) -> None:
         """Show what is new."""
@@ -60,7 +59,7 @@ def line(progress: Progress) -> str:
     if progress.metrics:
         scored = progress.metrics[-1]
         shown = [f"{name} {value:.4f}" for name, value in scored.metrics.items() if value is not None]
-        parts.append(f"{', '.join(shown)} at version {scored.version}")
+        parts += [f"{', '.join(shown)} at version {scored.version}"] if shown else []
     parts.append(f"{_rate(progress):.1f} updates/s")
     if head.refused or head.resent:
         parts.append(f"{head.refused} refused, {head.resent} sent again")
@@ -79,7 +78,7 @@ def table(progress: Progress) -> RenderableType:
     if losses := _losses(progress):
         summary.add_row("training loss", f"{losses[-1]:.4f}", trend(losses))
     for name in progress.metrics[-1].metrics if progress.metrics else ():
-        values = [value for row in progress.metrics if (value := row.metrics[name]) is not None]
+        values = [value for row in progress.metrics if (value := row.metrics.get(name)) is not None]
         if values:
             style = "bold" if name == experiment.watched_metric else ""
             summary.add_row(Text(name, style=style), Text(f"{values[-1]:.4f}", style=style), trend(values))

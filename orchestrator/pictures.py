@@ -101,7 +101,7 @@ def staleness(tables: Tables) -> Figure:
         for place, group, (_, colour) in zip(places, groups, _coloured(tables.sites), strict=True):
             jitter = rng.uniform(-0.15, 0.15, len(group))
             axes.plot(place + jitter, group, ".", color=colour, alpha=0.5)
-        axes.boxplot([group or [0] for group in groups], showfliers=False, widths=0.5)
+        axes.boxplot(groups, showfliers=False, widths=0.5)
         axes.set_xticks(list(places), [f"{s}\n{len(g)}" for s, g in zip(tables.sites, groups, strict=True)])
         axes.tick_params(axis="x", labelrotation=90 if len(groups) > MAX_NAMED_SITES else 0)
         axes.set_xlabel("site, and its number of updates")

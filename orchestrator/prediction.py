@@ -1,6 +1,7 @@
 """Predictions of a saved model for the rows of a CSV file."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from workers.models import predictions
 from workers.params import Params
 from workers.spec import Schema, Spec
 
+MAX_VALUE = 1e30  # in absolute value; float32, in which models compute, ends at 3e38
+
 
 def predict(model_file: Path, csv_file: Path, output: Path) -> int:
     """Write a row of predictions for each row of the file; returns how many.
@@ -20,26 +23,37 @@ def predict(model_file: Path, csv_file: Path, output: Path) -> int:
     the target's value; for classes the probability of each and the likeliest.
 
     Raises:
-        DataError: a file cannot be read, or lacks a feature, or has a value that is not a number; names file,
-            row and column.
+        DataError: a file cannot be read or written, or lacks a feature, or has a value that is not a number;
+            names file, row and column.
     """
     spec, params = load(model_file)
     schema = spec.schema
     features = schema.standardized(read_features(csv_file, schema))
     predicted = predictions(schema.target_kind, spec.experiment.model.apply(params, features))
-    with output.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if schema.target_kind == "regression":
-            writer.writerow([schema.target])
-            writer.writerows([[f"{value:.6g}"] for value in predicted])
-        else:
-            if schema.target_kind == "binary":
-                predicted = np.stack([1 - predicted, predicted], axis=1)
-            writer.writerow([schema.target, *(f"probability of {name}" for name in schema.classes)])
-            likeliest = [schema.classes[index] for index in predicted.argmax(axis=1)]
-            rows = zip(likeliest, predicted, strict=True)
-            writer.writerows([[name, *(f"{p:.6g}" for p in row)] for name, row in rows])
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    try:
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(_rows(schema, predicted))
+        unfinished.replace(output)
+    except OSError as error:
+        raise DataError(f"{output}: cannot be written: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
     return len(features)
+
+
+def _rows(schema: Schema, predicted: np.ndarray) -> Iterator[list[str]]:
+    """The header, then a row per prediction."""
+    if schema.target_kind == "regression":
+        yield [schema.target]
+        yield from ([f"{value:.6g}"] for value in predicted)
+        return
+    if schema.target_kind == "binary":
+        predicted = np.stack([1 - predicted, predicted], axis=1)
+    yield [schema.target, *(f"probability of {name}" for name in schema.classes)]
+    for probabilities in predicted:
+        likeliest = schema.classes[int(probabilities.argmax())]
+        yield [likeliest, *(f"{probability:.6g}" for probability in probabilities)]
 
 
 def load(model_file: Path) -> tuple[Spec, Params]:
@@ -50,15 +64,20 @@ def load(model_file: Path) -> tuple[Spec, Params]:
     """
     try:
         with safe_open(model_file, framework="numpy") as stored:
-            metadata = stored.metadata() or {}
+            spec = TypeAdapter(Spec).validate_json((stored.metadata() or {})["spec"])
             params = {path: stored.get_tensor(path) for path in stored.keys()}
-        return TypeAdapter(Spec).validate_json(metadata["spec"]), params
     except (OSError, SafetensorError) as error:
         raise DataError(f"{model_file}: cannot be read as safetensors: {error}") from error
     except (KeyError, ValidationError) as error:
         raise DataError(
             f"{model_file}: expected a model saved by fedelta, with its spec beside it"
         ) from error
+    schema = spec.schema
+    expected = spec.experiment.model.init(np.random.default_rng(0), len(schema.features), schema.num_outputs)
+    shapes = {path: leaf.shape for path, leaf in expected.items()}
+    if shapes != {path: leaf.shape for path, leaf in params.items()}:
+        raise DataError(f"{model_file}: expected the leaves {shapes}, as its spec says")
+    return spec, params
 
 
 def read_features(csv_file: Path, schema: Schema) -> np.ndarray:
@@ -91,4 +110,6 @@ def _number(text: str | None, where: str) -> float:
         raise DataError(f"{where}: expected a number, got {text!r}") from error
     if not np.isfinite(value):
         raise DataError(f"{where}: expected a finite number, got {text!r}")
+    if abs(value) > MAX_VALUE:
+        raise DataError(f"{where}: expected a number of at most {MAX_VALUE:g}, got {text!r}")
     return value

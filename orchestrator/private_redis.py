@@ -54,6 +54,7 @@ class PrivateRedis:
         deadline = time.monotonic() + START_SECONDS
         while not _answers(self._socket):
             if process.poll() is not None or time.monotonic() > deadline:
+                children.end([process], grace_seconds=0.0)
                 raise Unavailable(f"the private Redis does not answer; its log: {self._log}")
             time.sleep(0.01)
         return process

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from orchestrator.runs import Run
 from tasks import progress
 from tasks.progress import Progress
-from workers.errors import Unavailable
+from workers.errors import NotFound, Unavailable
 from workers.metrics import METRICS
 from workers.spec import Spec
 
@@ -87,8 +87,11 @@ def report(run: Run) -> None:
     """Make the report and its pictures from the tables, in a process of its own: matplotlib is large.
 
     Raises:
+        NotFound: the run has no results yet.
         Unavailable: it failed.
     """
+    if run.summary is None:
+        raise NotFound(f"{run.name} has no results yet")
     command = [sys.executable, "-m", "orchestrator.report", str(run.folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -143,5 +146,8 @@ def _save_model(path: Path, spec: Spec, params: Mapping[str, Any], version: int)
 
 def _replace(path: Path, write_to: Any) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
-    write_to(unfinished)
-    unfinished.replace(path)
+    try:
+        write_to(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -68,14 +68,19 @@ class Run:
     @property
     def host_pid(self) -> int | None:
         """The process that hosts the run on this machine, while it lives."""
-        pid = (_read(self.folder / "address.json") or {}).get("pid")
-        return pid if pid and Path(f"/proc/{pid}").exists() else None
+        address = _read(self.folder / "address.json") or {}
+        pid: int | None = address.get("pid")
+        birth = _birth(pid) if pid else None
+        return pid if birth is not None and birth == address.get("born") else None
 
     def write_address(self, broker_url: str) -> None:
         """Say where the private Redis is, to whoever may read the owner's files."""
-        path = self.folder / "address.json"
-        with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-            json.dump({"broker_url": broker_url, "pid": os.getpid()}, file)
+        pid = os.getpid()
+        address = {"broker_url": broker_url, "pid": pid, "born": _birth(pid)}
+        unfinished = self.folder / ".address.json.unfinished"  # a reader never sees half of it
+        with open(os.open(unfinished, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(address, file)
+        unfinished.replace(self.folder / "address.json")
 
     def remove_address(self) -> None:
         """Say that the run does not live on this machine any more."""
@@ -141,9 +146,33 @@ def every(runs_dir: Path) -> list[Run]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise Unavailable(f"{path}: cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise Unavailable(f"{path}: expected a JSON object")
     return found
+
+
+def _birth(pid: int) -> str | None:
+    """When the process with this id was started, so that another of the same id is not taken for it.
+
+    None if there is none, or one that has ended and was not waited for; "" where there is no /proc to ask.
+    """
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None if Path("/proc/self/stat").exists() or not _answers_to_signals(pid) else ""
+    return None if facts[0] == "Z" else facts[19]
+
+
+def _answers_to_signals(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -8,6 +8,7 @@ only delays, a second one changes nothing, and messages can be acknowledged when
 import logging
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 from celery import Celery
@@ -76,8 +77,14 @@ def _connect_to(url: str) -> redis.Redis:
     try:
         client = redis.Redis.from_url(url, **options)
         client.ping()
-    except (redis.RedisError, ValueError) as error:
-        shown = url.rpartition("@")[2]  # without user and password
+    except ValueError as error:  # its text would show the URL, and with it a password
+        raise Unavailable(
+            "the URL of Redis cannot be read: expected redis://, rediss:// or unix://, and in its password a "
+            "/ written as %2F and a # as %23"
+        ) from error
+    except redis.RedisError as error:
+        parts = urlsplit(url)
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise Unavailable(f"no Redis answers at {shown}: {error}") from error
     return client
 

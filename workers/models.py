@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from workers.params import Array, Params
-from workers.settings import settings
+from workers.settings import PositiveInt, settings
 
 TargetKind: TypeAlias = Literal["regression", "binary", "multiclass"]
 

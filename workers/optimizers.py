@@ -6,11 +6,11 @@ is answered without importing JAX.
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, Strict
 
-from workers.settings import settings
+from workers.settings import NonNegativeFloat, PositiveFloat, settings
 
-Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+Decay: TypeAlias = Annotated[float, Strict(), Field(ge=0, lt=1)]
 
 
 @settings

@@ -7,21 +7,12 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
-from pydantic import (
-    Discriminator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Tag,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Strict, Tag, model_validator
 
 from workers.metrics import METRICS, MetricName
 from workers.models import Model, TargetKind
 from workers.optimizers import Optimizer, Sgd
-from workers.settings import settings
+from workers.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, settings
 from workers.strategies import Strategy
 
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
@@ -73,7 +64,9 @@ class Data:
 
     dataset: DatasetName
     partition: Partition = Iid()
-    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.25  # share of each site's examples, for evaluation
+    holdout: Annotated[float, Strict(), Field(gt=0, lt=1)] = (
+        0.25  # share of each site's examples, for evaluation
+    )
     standardize: Literal["pooled", "none"] = "pooled"
 
 
@@ -108,7 +101,7 @@ class Target:
     """Stop when the example-weighted mean of a metric has reached a value."""
 
     metric: MetricName
-    value: float
+    value: Annotated[float, Strict()]
 
 
 @settings
@@ -172,8 +165,8 @@ class Experiment:
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
-        if len(set(self.sites)) != len(self.sites):
-            raise ValueError("sites: expected each name once")
+        if repeated := sorted({site for site in self.sites if self.sites.count(site) > 1}):
+            raise ValueError(f"sites: expected each name once, got {', '.join(repeated)} again")
         if unknown := sorted(set(self.seconds_per_order) - {*self.sites, "default"}):
             raise ValueError(
                 f"seconds_per_order: {', '.join(unknown)} is not a site; expected one of "

@@ -5,9 +5,9 @@ Staleness is the number of versions committed since the order's base version: 0 
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field
 
-from workers.settings import settings
+from workers.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, settings
 
 
 @settings

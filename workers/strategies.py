@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, Strict
 
 from workers import server_optimizer
 from workers.optimizers import Optimizer, Sgd
 from workers.params import Params, below, under
-from workers.settings import settings
+from workers.settings import NonNegativeInt, PositiveInt, settings
 from workers.staleness import Polynomial, Staleness
 
 
@@ -74,7 +74,7 @@ class FedAsync:
     """
 
     kind: Literal["fedasync"] = "fedasync"
-    mixing_rate: Annotated[float, Field(gt=0, le=1)] = 0.6  # α
+    mixing_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.6  # α
     staleness: Staleness = Polynomial()
     max_staleness: NonNegativeInt | None = None
     is_synchronous: ClassVar[bool] = False

@@ -1,0 +1,252 @@
+import csv
+import dataclasses
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from orchestrator import prediction, results
+from tests.conftest import make_spec
+from workers.errors import DataError
+from workers.spec import Schema, Spec
+
+LN2, LN3, LN5 = math.log(2), math.log(3), math.log(5)
+TOLERANCE = 1e-6  # six digits are written
+
+REGRESSION = make_spec()
+BINARY = make_spec(data={"dataset": "breast-cancer"}, model={"kind": "logistic-regression"})
+MULTICLASS = make_spec(data={"dataset": "iris"}, model={"kind": "logistic-regression"})
+
+
+def schema(features, target_kind, classes=(), mean=None, scale=None):
+    return Schema(
+        features=features,
+        target="outcome",
+        target_kind=target_kind,
+        classes=classes,
+        mean=mean or tuple(0.0 for _ in features),
+        scale=scale or tuple(1.0 for _ in features),
+    )
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Saves a model as a run does; gives its path."""
+
+    def save_model(spec, described, **params):
+        path = tmp_path / "model.safetensors"
+        arrays = {name.replace("__", "/"): np.asarray(leaf, np.float32) for name, leaf in params.items()}
+        results._save_model(path, dataclasses.replace(spec, schema=described), arrays, version=7)
+        return path
+
+    return save_model
+
+
+@pytest.fixture
+def line(save):
+    """y = 3 (x - 5) / 2 - 2 (z - 10) / 5 + 1."""
+    described = schema(("x", "z"), "regression", mean=(5.0, 10.0), scale=(2.0, 5.0))
+    return save(REGRESSION, described, weight=[[3.0], [-2.0]], bias=[1.0])
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "patients.csv"
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "predicted.csv"
+
+
+def predicted(model, file, output, text):
+    """The rows that are written for a file with this text, numbers as numbers."""
+    file.write_text(text, "utf-8")
+    num_rows = prediction.predict(model, file, output)
+    with output.open(newline="", encoding="utf-8") as written:
+        heading, *rows = csv.reader(written)
+    assert len(rows) == num_rows
+    return heading, [[_number(cell) for cell in row] for row in rows]
+
+
+def _number(cell):
+    try:
+        return pytest.approx(float(cell), abs=TOLERANCE)
+    except ValueError:
+        return cell
+
+
+def refusal(model, file, output):
+    """The error's text; nothing is written then."""
+    with pytest.raises(DataError) as raised:
+        prediction.predict(model, file, output)
+    assert not output.exists()
+    return str(raised.value)
+
+
+def test_a_regression_gives_the_targets_value(line, file, output):
+    heading, rows = predicted(line, file, output, "x,z\n5,10\n7,10\n5,15\n4,12.5\n")
+    assert heading == ["outcome"]
+    assert rows == [[1.0], [4.0], [-1.0], [-1.5]]
+
+
+def test_two_classes_give_the_probability_of_each_and_the_likeliest(save, file, output):
+    model = save(BINARY, schema(("x",), "binary", ("sick", "well")), weight=[[LN3]], bias=[0.0])
+    heading, rows = predicted(model, file, output, "x\n1\n-1\n0\n1000\n-1000\n")
+    assert heading == ["outcome", "probability of sick", "probability of well"]
+    assert rows == [
+        ["well", 0.25, 0.75],
+        ["sick", 0.75, 0.25],
+        ["sick", 0.5, 0.5],
+        ["well", 0.0, 1.0],
+        ["sick", 1.0, 0.0],
+    ]
+
+
+def test_several_classes_give_the_probability_of_each_and_the_likeliest(save, file, output):
+    described = schema(("x",), "multiclass", ("low", "middle", "high"))
+    model = save(MULTICLASS, described, weight=[[0.0, LN2, LN5]], bias=[0.0, 0.0, 0.0])
+    heading, rows = predicted(model, file, output, "x\n1\n-1\n0\n")
+    assert heading == ["outcome", *(f"probability of {name}" for name in ("low", "middle", "high"))]
+    assert rows == [
+        ["high", 1 / 8, 2 / 8, 5 / 8],
+        ["low", 10 / 17, 5 / 17, 2 / 17],
+        ["low", 1 / 3, 1 / 3, 1 / 3],
+    ]
+
+
+def test_a_model_with_hidden_layers_predicts_from_its_file(save, file, output):
+    spec = make_spec(model={"kind": "mlp", "hidden": [2]})
+    model = save(
+        spec,
+        schema(("x",), "regression"),
+        layer0__weight=[[1.0, -1.0]],
+        layer0__bias=[0.0, 1.0],
+        layer1__weight=[[10.0], [100.0]],
+        layer1__bias=[0.5],
+    )
+    _, rows = predicted(model, file, output, "x\n2\n0\n-3\n")
+    assert rows == [[20.5], [100.5], [400.5]]  # 10 max(0, x) + 100 max(0, 1 - x) + 0.5
+
+
+def test_columns_may_be_in_another_order_among_others_and_quoted(line, file, output):
+    text = '\ufeffz,name,"x",note\n15,Anna,5,"a, b"\n10,"Bo\nB", 7 ,\n'  # as Excel writes it: a BOM first
+    assert predicted(line, file, output, text)[1] == [[-1.0], [4.0]]
+
+
+def test_empty_lines_are_no_rows(line, file, output):
+    assert predicted(line, file, output, "x,z\r\n5,10\r\n\r\n7,10\r\n\r\n")[1] == [[1.0], [4.0]]
+
+
+def test_a_former_output_is_replaced(line, file, output):
+    output.write_text("a\nlot\nof\nlines\n")
+    assert predicted(line, file, output, "x,z\n5,10\n")[1] == [[1.0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [("x,y\n1,2\n", "z"), ("X,Z\n1,2\n", "x, z"), ("x;z\n1;2\n", "x, z"), ("", "x, z")],
+    ids=["one column", "other case", "other separator", "empty file"],
+)
+def test_missing_columns_are_named(line, file, output, text, missing):
+    file.write_text(text)
+    assert refusal(line, file, output) == f"{file}: expected columns that are not there: {missing}"
+
+
+def test_a_file_without_rows_is_refused(line, file, output):
+    file.write_text("x,z\n\n")
+    assert refusal(line, file, output) == f"{file}: expected at least one row below the header"
+
+
+@pytest.mark.parametrize("text", ["tall", "", "1,5", "0x10", "--1"])
+def test_text_in_a_column_of_numbers_is_refused_with_its_place(line, file, output, text):
+    file.write_text(f'x,note,z\n1,,2\n3,,"{text}"\n')
+    assert refusal(line, file, output) == f"{file}, row 2, column 'z': expected a number, got {text!r}"
+
+
+def test_a_row_that_is_too_short_is_refused_with_its_place(line, file, output):
+    file.write_text("x,z\n1,2\n3,4\n5\n")
+    assert refusal(line, file, output) == f"{file}, row 3, column 'z': expected a number, got None"
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_refused_with_its_place(line, file, output, text):
+    file.write_text(f"x,z\n{text},2\n")
+    message = refusal(line, file, output)
+    assert message == f"{file}, row 1, column 'x': expected a finite number, got {text!r}"
+
+
+def test_a_file_that_is_not_there_is_named(line, file, output):
+    message = refusal(line, file, output)
+    assert message.startswith(f"{file}: cannot be read: [Errno 2] No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [(b"x,z\n1,\xff\n", "utf-8"), (b'x,z\n"' + b"1" * 200_000 + b'",2\n', "field larger than")],
+    ids=["not UTF-8", "endless field"],
+)
+def test_a_file_that_is_not_csv_is_named(line, file, output, contents, words):
+    file.write_bytes(contents)
+    message = refusal(line, file, output)
+    assert message.startswith(f"{file}: cannot be read: ")
+    assert words in message
+
+
+def safetensors(header, data=b""):
+    packed = json.dumps(header).encode()
+    return struct.pack("<Q", len(packed)) + packed + data
+
+
+ONE_LEAF = {"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [b"", b"PK\3\4" + bytes(100), b"\xff" * 100, safetensors(ONE_LEAF), safetensors({"weight": 3})],
+    ids=["empty", "a zip file", "garbage", "cut short", "wrong header"],
+)
+def test_a_model_that_is_not_a_safetensors_file_is_named(tmp_path, file, output, contents):
+    file.write_text("x\n1\n")
+    (tmp_path / "theirs").write_bytes(contents)
+    message = refusal(tmp_path / "theirs", file, output)
+    assert message.startswith(f"{tmp_path / 'theirs'}: cannot be read as safetensors: ")
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path, file, output):
+    file.write_text("x\n1\n")
+    message = refusal(tmp_path / "none", file, output)
+    assert message.startswith(f"{tmp_path / 'none'}: cannot be read as safetensors: No such file")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {"format": "pt"}, {"spec": "not JSON"}, {"spec": '{"experiment": {}}'}],
+    ids=["no metadata", "another's metadata", "a spec that is no JSON", "a spec of something else"],
+)
+def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path, file, output, metadata):
+    file.write_text("x\n1\n")
+    header = ONE_LEAF if metadata is None else {"__metadata__": metadata, **ONE_LEAF}
+    (tmp_path / "theirs").write_bytes(safetensors(header, bytes(4)))
+    message = refusal(tmp_path / "theirs", file, output)
+    assert message == f"{tmp_path / 'theirs'}: expected a model saved by fedelta, with its spec beside it"
+
+
+def test_load_gives_back_what_was_saved(line):
+    spec, params = prediction.load(line)
+    assert TypeAdapter(Spec).dump_python(spec)["schema"]["mean"] == (5.0, 10.0)
+    assert spec.experiment == REGRESSION.experiment
+    assert {leaf: array.tolist() for leaf, array in params.items()} == {
+        "weight": [[3.0], [-2.0]],
+        "bias": [1.0],
+    }
+
+
+def test_features_are_in_the_schemas_order_whatever_the_files(line, file):
+    file.write_text("z,x\n1,2\n3,4\n")
+    read = prediction.read_features(file, prediction.load(line)[0].schema)
+    assert read.dtype == np.float64
+    assert read.tolist() == [[2.0, 1.0], [4.0, 3.0]]
