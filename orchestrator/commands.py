@@ -9,16 +9,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console, RenderableType
 from rich.table import Table
 
-from orchestrator import children, control, experiment, hosting, live, prediction, results, runs, watching
+from orchestrator import (
+    children,
+    control,
+    experiment,
+    hosting,
+    live,
+    prediction,
+    results,
+    runs,
+    summary,
+    watching,
+)
 from orchestrator.lazily import lazily
 from orchestrator.runs import Run
 from tasks import environment, progress
 from tasks.app import connect, use_broker
 from tasks.ledger import Ledger
-from workers.errors import NotFound
+from workers.errors import ExperimentError, NotFound
+from workers.settings import explain
+from workers.spec import Name
 
 # Loads data sets, which takes a second: meanwhile the processes of a run on this machine start.
 submission = lazily("orchestrator.submit")
@@ -93,9 +107,9 @@ def status(name: str, *, as_json: bool) -> None:
     run = _open(name)
     if not run.is_here or hosting.is_alive(run):
         found = progress.read(connect(), name)
-        _print(results.summarize(connect(), run, found), live.table(found), as_json)
-    elif summary := run.summary:
-        _print(summary, _summary_table(summary, run), as_json)
+        _print(summary.of(connect(), run, found), live.table(found), as_json)
+    elif written := run.summary:
+        _print(written, summary.table(written, run), as_json)
     else:
         raise NotFound(f"{name} has no results, and does not run; fedelta resume {name} goes on with it")
 
@@ -134,6 +148,11 @@ def predict(model: Path, file: Path, output: Path | None) -> None:
 
 def worker(sites: Sequence[str]) -> None:
     """Become the worker of these sites."""
+    for site in sites:
+        try:
+            TypeAdapter(Name).validate_python(site)
+        except ValidationError as error:
+            raise ExperimentError(f"--site {explain(error, site)[0]}") from error
     _become(children.worker(sites))
 
 
@@ -206,11 +225,11 @@ def _interrupted(run: Run, show: watching.Show, host: subprocess.Popen[bytes] | 
 
 def _finish(run: Run, as_json: bool) -> int:
     """Show what came of the run; returns the exit code."""
-    summary = run.summary
-    if summary is None:
+    written = run.summary
+    if written is None:
         raise NotFound(f"{run.name} has ended without results: {hosting.last_words(run)}")
-    _print(summary, _summary_table(summary, run), as_json)
-    return 0 if summary["outcome"] == "completed" else 1
+    _print(written, summary.table(written, run), as_json)
+    return 0 if written["outcome"] == "completed" else 1
 
 
 def _print(data: object, shown: RenderableType, as_json: bool) -> None:
@@ -220,40 +239,15 @@ def _print(data: object, shown: RenderableType, as_json: bool) -> None:
         console.print(shown, highlight=False)
 
 
-def _summary_table(summary: dict[str, Any], run: Run) -> RenderableType:
-    """What came of a run: how it ended, and a row of metrics per site."""
-    metrics = Table(box=None, padding=(0, 2))
-    names = list(summary["metrics"]["global"])
-    for column in ("", "updates", "held out", *names):
-        metrics.add_column(column, justify="left" if not column else "right")
-    for site, facts in summary["sites"].items():
-        found = summary["metrics"]["sites"].get(site, {})
-        values = [_shown(found.get(name)) for name in names]
-        metrics.add_row(site, str(facts["updates"]), str(facts["held_out_examples"] or "-"), *values)
-    means = [_shown(summary["metrics"]["global"][name]) for name in names]
-    metrics.add_row("weighted mean", str(summary["applied"]), "", *means, style="bold")
-    facts = (
-        f"{summary['name']} {summary['outcome']}: {summary['reason']}\n"
-        f"{summary['applied']} updates and {summary['versions']} versions in {summary['seconds']:.1f} s, "
-        f"the first {_shown(summary['first_update_seconds'])} s after the start\n"
-        f"{summary['refused']} updates refused, {summary['resent']} orders sent again"
-    )
-    return Group(facts, "", metrics, "", f"report: {run.folder}/report.html")
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
 def _row(run: Run) -> dict[str, Any]:
     """A run in the list."""
-    summary = run.summary
+    written = run.summary
     if hosting.is_alive(run):
         return {"name": run.name, "state": "running", "applied": None}
     return {
         "name": run.name,
-        "state": summary["outcome"] if summary else "no results",
-        "applied": summary["applied"] if summary else None,
+        "state": written["outcome"] if written else "no results",
+        "applied": written["applied"] if written else None,
     }
 
 

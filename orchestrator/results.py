@@ -14,6 +14,7 @@ import redis
 from pydantic import TypeAdapter
 from safetensors.numpy import save_file
 
+from orchestrator import summary
 from orchestrator.runs import Run
 from tasks import progress
 from tasks.progress import Progress
@@ -38,49 +39,9 @@ def write(client: redis.Redis, run: Run) -> str:
     _write_csv(run.folder / "events.csv", ("seconds", "kind", "site", "order", "detail"), events)
     params = progress.model(client, run.name, found.head.version)
     _save_model(run.folder / "model.safetensors", found.spec, params, found.head.version)
-    text = json.dumps(summarize(client, run, found), indent=2) + "\n"
+    text = json.dumps(summary.of(client, run, found), indent=2) + "\n"
     _replace(run.folder / "summary.json", lambda path: path.write_text(text))
     return found.head.outcome
-
-
-def summarize(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
-    """The run in one page: what it was, how it ended, what it counted, what it reached."""
-    head, experiment = found.head, found.spec.experiment
-    final = {
-        site.name: row
-        for site in found.sites
-        for row in progress.evaluations(client, run.name, site.name)
-        if row.version == head.version
-    }
-    launched = run.launched or head.started
-    return {
-        "name": run.name,
-        "strategy": experiment.strategy.kind,
-        "outcome": head.outcome or head.phase,
-        "reason": head.reason,
-        "applied": head.applied,
-        "versions": head.version,
-        "refused": head.refused,
-        "resent": head.resent,
-        "seconds": round(found.seconds, 3),
-        "first_update_seconds": head.first_update and round(head.first_update - launched, 3),
-        "updates_per_second": round(head.applied / found.seconds, 3) if found.seconds else None,
-        "bytes_up": head.bytes_up,
-        "bytes_down": head.bytes_down,
-        "watched_metric": experiment.watched_metric,
-        "metrics": {
-            "global": found.metrics[-1].metrics if found.metrics else {},
-            "sites": {name: row.metrics for name, row in final.items()},
-        },
-        "sites": {
-            site.name: {
-                "updates": site.record.updates,
-                "is_dropped": site.record.is_dropped,
-                "held_out_examples": final[site.name].num_examples if site.name in final else None,
-            }
-            for site in found.sites
-        },
-    }
 
 
 def report(run: Run) -> None:

@@ -344,3 +344,11 @@ def test_no_part_of_a_password_is_shown(fedelta, url):
     done = fedelta("coordinator", FEDELTA_BROKER_URL=url)
     assert done.returncode == 3
     assert "cr3t" not in done.stderr and "s3" not in done.stderr
+
+
+def test_a_worker_of_a_site_with_an_impossible_name_is_refused(fedelta):
+    done = fedelta("worker", "--site", "South Park", FEDELTA_BROKER_URL="redis://127.0.0.1:1/0")
+    assert done.returncode == 2
+    assert failure(done) == (
+        "fedelta: --site expected lower-case letters, digits and hyphens, at most 63, got 'South Park'"
+    )

@@ -250,3 +250,24 @@ def test_features_are_in_the_schemas_order_whatever_the_files(line, file):
     read = prediction.read_features(file, prediction.load(line)[0].schema)
     assert read.dtype == np.float64
     assert read.tolist() == [[2.0, 1.0], [4.0, 3.0]]
+
+
+def test_a_model_whose_leaves_are_not_those_of_its_spec_is_refused(save, file, output):
+    described = schema(("x",), "regression")
+    model = save(REGRESSION, described, weight=[[1.0], [2.0]], bias=[0.0])
+    file.write_text("x\n1\n")
+    assert "expected the leaves {'weight': (1, 1), 'bias': (1,)}, as its spec says" in refusal(
+        model, file, output
+    )
+
+
+def test_numbers_that_float32_cannot_hold_are_refused_with_their_place(line, file, output):
+    file.write_text("x,z\n1,1e300\n")
+    assert "row 1, column 'z': expected a number of at most 1e+30" in refusal(line, file, output)
+
+
+def test_an_output_that_cannot_be_written_is_named_and_nothing_is_left(line, file, tmp_path):
+    file.write_text("x,z\n1,2\n")
+    nowhere = tmp_path / "nowhere" / "out.csv"
+    assert str(nowhere) in refusal(line, file, nowhere)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "patients.csv"]

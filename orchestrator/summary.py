@@ -1,0 +1,77 @@
+"""A run in one page: as data, and as people read it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from orchestrator.runs import Run
+from tasks import progress
+from tasks.progress import Progress
+
+
+def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
+    """The run in one page: what it was, how it ended, what it counted, what it reached."""
+    head, experiment = found.head, found.spec.experiment
+    final = {
+        site.name: row
+        for site in found.sites
+        for row in progress.evaluations(client, run.name, site.name)
+        if row.version == head.version
+    }
+    launched = run.launched or head.started
+    return {
+        "name": run.name,
+        "strategy": experiment.strategy.kind,
+        "outcome": head.outcome or head.phase,
+        "reason": head.reason,
+        "applied": head.applied,
+        "versions": head.version,
+        "refused": head.refused,
+        "resent": head.resent,
+        "seconds": round(found.seconds, 3),
+        "first_update_seconds": head.first_update and round(head.first_update - launched, 3),
+        "updates_per_second": round(head.applied / found.seconds, 3) if found.seconds else None,
+        "bytes_up": head.bytes_up,
+        "bytes_down": head.bytes_down,
+        "watched_metric": experiment.watched_metric,
+        "metrics": {
+            "global": found.metrics[-1].metrics if found.metrics else {},
+            "sites": {name: row.metrics for name, row in final.items()},
+        },
+        "sites": {
+            site.name: {
+                "updates": site.record.updates,
+                "is_dropped": site.record.is_dropped,
+                "held_out_examples": final[site.name].num_examples if site.name in final else None,
+            }
+            for site in found.sites
+        },
+    }
+
+
+def table(found: Mapping[str, Any], run: Run) -> RenderableType:
+    """What came of a run: how it ended, and a row of metrics per site."""
+    metrics = Table(box=None, padding=(0, 2))
+    names = list(found["metrics"]["global"])
+    for column in ("", "updates", "held out", *names):
+        metrics.add_column(column, justify="left" if not column else "right")
+    for site, facts in found["sites"].items():
+        measured = found["metrics"]["sites"].get(site, {})
+        values = [_shown(measured.get(name)) for name in names]
+        metrics.add_row(site, str(facts["updates"]), str(facts["held_out_examples"] or "-"), *values)
+    means = [_shown(found["metrics"]["global"][name]) for name in names]
+    metrics.add_row("weighted mean", str(found["applied"]), "", *means, style="bold")
+    outline = (
+        f"{found['name']} {found['outcome']}: {found['reason']}\n"
+        f"{found['applied']} updates and {found['versions']} versions in {found['seconds']:.1f} s, "
+        f"the first {_shown(found['first_update_seconds'])} s after the start\n"
+        f"{found['refused']} updates refused, {found['resent']} orders sent again"
+    )
+    return Group(outline, "", metrics, "", f"report: {run.folder}/report.html")
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
