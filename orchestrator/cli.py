@@ -6,7 +6,7 @@ Exit codes:
     2    the command or the experiment file is wrong; nothing was started
     3    a server or a process that is needed does not answer
     4    there is no experiment or run of that name
-    130  Ctrl-C
+    130  Ctrl-C: the run was stopped (`run`), or goes on (`watch`)
 """
 
 import sys
@@ -57,7 +57,8 @@ def run(file: File, json: Json = False) -> None:
     """Train as the file says, show how it goes, write the results to runs/<name>/.
 
     Without FEDELTA_BROKER_URL everything runs on this machine: a private Redis, a coordinator, and one worker
-    for all sites. With it, the experiment goes to the sites whose workers are there. Ctrl-C stops the run.
+    for all sites. With it, the experiment goes to the sites whose workers are there. Ctrl-C stops the run; it
+    does not need the terminal, and goes on if this command is killed: `watch` comes back to it.
     """
     # The processes of a run on this machine start while the rest of the command line is loaded.
     hosted = None if environment.broker_url() else hosting.launch(file, LAUNCHED)
@@ -84,7 +85,10 @@ def status(name: Name, json: Json = False) -> None:
 
 @app.command()
 def watch(name: Name, json: Json = False) -> None:
-    """Show how an experiment goes until it is finished. Ctrl-C leaves it running."""
+    """Show how an experiment goes until it is finished. Ctrl-C leaves it running.
+
+    The processes of a run on this machine are started again if they were killed.
+    """
     raise typer.Exit(commands.watch(name, as_json=json))
 
 

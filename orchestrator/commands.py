@@ -28,7 +28,7 @@ from orchestrator import (
 from orchestrator.lazily import lazily
 from orchestrator.runs import Run
 from tasks import environment, progress
-from tasks.app import connect, use_broker
+from tasks.app import connect, connect_to, use_broker
 from tasks.ledger import Ledger
 from workers.errors import ExperimentError, NotFound
 from workers.settings import explain
@@ -52,12 +52,18 @@ def run(
     else:
         run, host = hosted
         _submit_here(run, host)
-    with live.view(messages if as_json else console) as show:
+    shown = messages if as_json else console
+    is_interrupted = False
+    with live.view(shown) as show:
         try:
             watching.follow(run, show, host)
         except KeyboardInterrupt:
-            return _interrupted(run, show, host)
-    return _finish(run, as_json)
+            shown.print("stopping: the sites score the model as it is (Ctrl-C again: do not wait)")
+            if not _stop_and_wait(run, show, host):
+                return INTERRUPTED
+            is_interrupted = True
+    code = _finish(run, as_json)
+    return INTERRUPTED if is_interrupted else code
 
 
 def submit(file: Path, launched: float, *, as_json: bool) -> None:
@@ -211,16 +217,15 @@ def _open(name: str) -> Run:
     return run
 
 
-def _interrupted(run: Run, show: watching.Show, host: subprocess.Popen[bytes] | None) -> int:
-    """Stop the run and wait for its results; a second Ctrl-C does not wait."""
-    messages.print("stopping: the sites score the model as it is (Ctrl-C again: do not wait)")
+def _stop_and_wait(run: Run, show: watching.Show, host: subprocess.Popen[bytes] | None) -> bool:
+    """Stop the run and wait for its results; False if a second Ctrl-C did not want to wait."""
     try:
         control.stop(connect(), run.name)
         watching.follow(run, show, host)
-        messages.print(f"stopped, with results in {run.folder}/; fedelta resume {run.name} goes on")
     except KeyboardInterrupt:
         hosting.end(run)
-    return INTERRUPTED
+        return False
+    return True
 
 
 def _finish(run: Run, as_json: bool) -> int:
@@ -242,8 +247,9 @@ def _print(data: object, shown: RenderableType, as_json: bool) -> None:
 def _row(run: Run) -> dict[str, Any]:
     """A run in the list."""
     written = run.summary
-    if hosting.is_alive(run):
-        return {"name": run.name, "state": "running", "applied": None}
+    if hosting.is_alive(run) and (url := run.broker_url):
+        head = progress.read(connect_to(environment.as_ledger_url(url)), run.name, num_rows=1).head
+        return {"name": run.name, "state": head.phase, "applied": head.applied}
     return {
         "name": run.name,
         "state": written["outcome"] if written else "no results",

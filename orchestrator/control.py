@@ -37,7 +37,8 @@ def resume(client: redis.Redis, name: str) -> None:
         if old.head.outcome == "completed":
             raise ExperimentError(f"{name} is complete: {old.head.reason}; run its file again for a new one")
         new = state.resume(old, is_synchronous=experiment.strategy.is_synchronous, now=now)
-        return new, Event(time=now, kind="resumed")
+        pause = new.head.paused - old.head.paused
+        return new, Event(time=now, kind="resumed", detail=f"after {pause:.1f} s", pause=pause)
 
     _commit(client, name, transition)
 

@@ -18,6 +18,9 @@ from workers.spec import Stop
 
 BARS = "▁▂▃▄▅▆▇█"
 TREND_LENGTH = 24  # characters
+WIDTH = 84  # characters
+RATE_SECONDS = 10.0  # over which the updates per second are counted
+MISSING_SECONDS = 5.0  # after the start, before anybody is called missing
 LINE_SECONDS = 2.0  # between plain lines, if nothing was scored meanwhile
 
 
@@ -63,6 +66,7 @@ def line(progress: Progress) -> str:
     parts.append(f"{_rate(progress):.1f} updates/s")
     if head.refused or head.resent:
         parts.append(f"{head.refused} refused, {head.resent} sent again")
+    parts += missing(progress)
     return "  ".join(parts)
 
 
@@ -83,8 +87,19 @@ def table(progress: Progress) -> RenderableType:
             style = "bold" if name == experiment.watched_metric else ""
             summary.add_row(Text(name, style=style), Text(f"{values[-1]:.4f}", style=style), trend(values))
     summary.add_row("refused", f"{head.refused}", f"{head.resent} sent again")
+    for text in missing(progress):
+        summary.add_row(Text("missing", style="red"), Text(text, style="red"))
     title = f"{progress.name}  {experiment.strategy.kind}  {progress.seconds:.1f} s"
-    return Panel(Group(summary, "", sites_table(progress)), title=title, expand=False)
+    return Panel(Group(summary, "", sites_table(progress)), title=title, width=WIDTH)
+
+
+def missing(progress: Progress) -> list[str]:
+    """Who must be there for the experiment to go on, and is not."""
+    if progress.head.phase == "finished" or progress.seconds < MISSING_SECONDS:
+        return []
+    absent = [s.name for s in progress.sites if site_state(progress, s) in ("not there", "gone")]
+    shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    return ["no coordinator"] * (not progress.has_coordinator) + [f"no worker of {shown}"] * bool(absent)
 
 
 def sites_table(progress: Progress) -> Table:
@@ -92,8 +107,10 @@ def sites_table(progress: Progress) -> Table:
     sites = Table(box=None, padding=(0, 2))
     for name in ("site", "state", "updates", "staleness", "last seen"):
         sites.add_column(name, justify="right" if name in ("updates", "staleness") else "left")
+    last_update = {row.site: row.time for row in progress.history}
     for site in progress.sites:
-        seen = "never" if site.seen is None else f"{max(0.0, progress.now - site.seen):.0f} s ago"
+        last = max(site.seen or 0.0, last_update.get(site.name, 0.0))
+        seen = f"{max(0.0, progress.now - last):.0f} s ago" if last else "never"
         state = site_state(progress, site)
         style = {"training": "green", "gone": "red", "dropped": "red"}.get(state, "")
         record = site.record
@@ -138,11 +155,9 @@ def _phase(progress: Progress) -> str:
 
 
 def _rate(progress: Progress) -> float:
-    """Updates per second over the newest rows."""
-    if len(progress.history) < 2:
-        return 0.0
-    newest = progress.history[-50:]
-    seconds = newest[-1].time - newest[0].time
+    """Updates per second over the newest seconds in which there were any."""
+    newest = [row for row in progress.history if row.time > progress.history[-1].time - RATE_SECONDS]
+    seconds = newest[-1].time - newest[0].time if newest else 0.0
     return (len(newest) - 1) / seconds if seconds > 0 else 0.0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from workers.metrics import METRICS
 from workers.models import predictions
@@ -105,6 +106,7 @@ def staleness(tables: Tables) -> Figure:
         axes.set_xticks(list(places), [f"{s}\n{len(g)}" for s, g in zip(tables.sites, groups, strict=True)])
         axes.tick_params(axis="x", labelrotation=90 if len(groups) > MAX_NAMED_SITES else 0)
         axes.set_xlabel("site, and its number of updates")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -115,13 +117,17 @@ def timeline(tables: Tables) -> Figure:
         f" (the first {len(shown)} sites)" if len(shown) < len(tables.sites) else ""
     )
     with _picture(title, "seconds since the start", "", height=1.4 + 0.35 * len(shown)) as (figure, axes):
+        # A line between orders, unless the orders are too short to be seen beside it.
+        widths = [float(row["training_seconds"]) for row in tables.history]
+        span = max((float(row["started"]) for row in tables.history), default=0.0)
+        gap = 0.5 if widths and np.median(widths) > span / 150 else 0.0
         for place, (site, colour) in enumerate(_coloured(shown)):
             bars = [
                 (float(row["started"]), float(row["training_seconds"]))
                 for row in tables.history
                 if row["site"] == site
             ]
-            axes.broken_barh(bars, (place - 0.38, 0.76), facecolor=colour)
+            axes.broken_barh(bars, (place - 0.38, 0.76), facecolor=colour, edgecolor="white", linewidth=gap)
         axes.set_yticks(range(len(shown)), shown)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)

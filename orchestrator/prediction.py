@@ -104,8 +104,10 @@ def read_features(csv_file: Path, schema: Schema) -> np.ndarray:
 
 
 def _number(text: str | None, where: str) -> float:
+    if text is None:
+        raise DataError(f"{where}: expected a number, and the row has too few columns")
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError as error:
         raise DataError(f"{where}: expected a number, got {text!r}") from error
     if not np.isfinite(value):

@@ -5,7 +5,8 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.numpy import save_file
 from orchestrator import summary
 from orchestrator.runs import Run
 from tasks import progress
+from tasks.messages import Event
 from tasks.progress import Progress
 from workers.errors import NotFound, Unavailable
 from workers.metrics import METRICS
@@ -30,13 +32,15 @@ def write(client: redis.Redis, run: Run) -> str:
     comes last.
     """
     found = progress.read(client, run.name)
-    history = [_history_row(found, dataclasses.asdict(row)) for row in progress.history(client, run.name)]
+    events = list(progress.events(client, run.name))
+    clock = Clock(found.head.started, [event for event in events if event.pause])
+    history = [_history_row(clock, dataclasses.asdict(row)) for row in progress.history(client, run.name)]
     _write_csv(run.folder / "history.csv", HISTORY_COLUMNS, history)
     names = METRICS[found.spec.schema.target_kind]
     columns = ("seconds", "version", "applied", "site", "num_examples", *names)
-    _write_csv(run.folder / "evaluations.csv", columns, _evaluation_rows(client, found))
-    events = [_timed(found, dataclasses.asdict(event)) for event in progress.events(client, run.name)]
-    _write_csv(run.folder / "events.csv", ("seconds", "kind", "site", "order", "detail"), events)
+    _write_csv(run.folder / "evaluations.csv", columns, _evaluation_rows(client, found, clock))
+    shown = [_timed(clock, dataclasses.asdict(event)) for event in events]
+    _write_csv(run.folder / "events.csv", ("seconds", "kind", "site", "order", "detail"), shown)
     params = progress.model(client, run.name, found.head.version)
     _save_model(run.folder / "model.safetensors", found.spec, params, found.head.version)
     text = json.dumps(summary.of(client, run, found), indent=2) + "\n"
@@ -65,25 +69,38 @@ HISTORY_COLUMNS = (
 )
 
 
-def _history_row(found: Progress, row: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Clock:
+    """Seconds that the experiment had run at a moment, pauses left out."""
+
+    started: float
+    resumptions: Sequence[Event]
+
+    def __call__(self, time: float) -> float:
+        """The seconds at this time of the ledger's clock."""
+        paused = sum(event.pause for event in self.resumptions if event.time <= time)
+        return round(time - self.started - paused, 6)
+
+
+def _history_row(clock: Clock, row: dict[str, Any]) -> dict[str, Any]:
     training_seconds = round(row.pop("seconds"), 6)
-    started = round(row.pop("started") - found.head.started, 6)
-    return {**_timed(found, row), "started": started, "training_seconds": training_seconds}
+    started = clock(row.pop("started"))
+    return {**_timed(clock, row), "started": started, "training_seconds": training_seconds}
 
 
-def _timed(found: Progress, row: dict[str, Any]) -> dict[str, Any]:
+def _timed(clock: Clock, row: dict[str, Any]) -> dict[str, Any]:
     """The row with its time in seconds since the experiment began."""
-    return {"seconds": round(row.pop("time") - found.head.started, 6), **row}
+    return {"seconds": clock(row.pop("time")), **row}
 
 
-def _evaluation_rows(client: redis.Redis, found: Progress) -> Iterable[dict[str, Any]]:
+def _evaluation_rows(client: redis.Redis, found: Progress, clock: Clock) -> Iterable[dict[str, Any]]:
     for mean in progress.metrics(client, found.name):
-        row = _timed(found, dataclasses.asdict(mean))
+        row = _timed(clock, dataclasses.asdict(mean))
         del row["num_sites"]
         yield {**row.pop("metrics"), "site": "global", **row}
     for site in found.sites:
         for score in progress.evaluations(client, found.name, site.name):
-            row = _timed(found, dataclasses.asdict(score))
+            row = _timed(clock, dataclasses.asdict(score))
             yield {**row.pop("metrics"), "site": site.name, **row}
 
 

@@ -67,10 +67,11 @@ def table(found: Mapping[str, Any], run: Run) -> RenderableType:
     outline = (
         f"{found['name']} {found['outcome']}: {found['reason']}\n"
         f"{found['applied']} updates and {found['versions']} versions in {found['seconds']:.1f} s, "
-        f"the first {_shown(found['first_update_seconds'])} s after the start\n"
+        f"the first update {_shown(found['first_update_seconds'])} s after the command\n"
         f"{found['refused']} updates refused, {found['resent']} orders sent again"
     )
-    return Group(outline, "", metrics, "", f"report: {run.folder}/report.html")
+    how = f"fedelta resume {found['name']} goes on" if found["outcome"] in ("stopped", "failed") else ""
+    return Group(outline, "", metrics, "", f"report: {run.folder}/report.html", how)
 
 
 def _shown(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """Following an experiment until it is finished, wherever it runs."""
 
+import logging
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from tasks import progress
 from tasks.app import connect, use_broker
 from tasks.progress import Progress
 from workers.errors import NotFound, Unavailable
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 HOST_STARTS = 3  # how often a host that crashed is started again
@@ -62,6 +65,7 @@ def here(run: Run, show: Show, host: subprocess.Popen[bytes] | None = None) -> N
         status = host.poll() if host else None
         if hosting.has_crashed(run):
             starts += 1
+            logger.warning("the processes of %s are gone; they are started again and go on", run.name)
             if starts > HOST_STARTS:
                 raise Unavailable(f"{run.name} cannot go on: {hosting.last_words(run)}")
             host = hosting.start(run)

@@ -66,11 +66,16 @@ def connect() -> redis.Redis:
     url = environment.ledger_url()
     if url is None:
         raise Unavailable("expected FEDELTA_BROKER_URL to name a Redis, such as redis://127.0.0.1:6379/0")
-    return _connect_to(url)
+    return connect_to(url)
 
 
 @cache
-def _connect_to(url: str) -> redis.Redis:
+def connect_to(url: str) -> redis.Redis:
+    """The Redis at this URL, checked to be there.
+
+    Raises:
+        Unavailable: nobody answers there.
+    """
     options: dict[str, Any] = {"retry": Retry(ExponentialBackoff(cap=1.0), retries=5)}
     if not url.startswith("unix://"):
         options |= {"socket_keepalive": True, "socket_timeout": 30.0, "socket_connect_timeout": 5.0}

@@ -18,7 +18,12 @@ def broker_url() -> str | None:
 def ledger_url() -> str | None:
     """The ledger's URL, or None where neither it nor a broker is configured."""
     url = os.environ.get("FEDELTA_LEDGER_URL") or broker_url()
-    return url.replace("redis+socket://", "unix://", 1) if url else None
+    return as_ledger_url(url) if url else None
+
+
+def as_ledger_url(broker_url: str) -> str:
+    """The Redis client's URL for the Redis that Celery calls so."""
+    return broker_url.replace("redis+socket://", "unix://", 1)
 
 
 def set_broker(url: str) -> None:

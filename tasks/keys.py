@@ -5,6 +5,7 @@ to one site is a key of its own that ends in the site's name, so that a Redis AC
 
 key (after `fedelta:`)  type             written by    what
 experiments             set              orchestrator  names of all experiments
+coordinator             string, expires  coordinator   there while a coordinator lives
 running                 set              coordinator   names of those that are not finished
 site:<site>             string, expires  that site     when it was last seen, and its software
 {E}:spec                string           orchestrator  experiment and schema, written once
@@ -27,6 +28,7 @@ the same state, one wins. The orchestrator's `stop` and `resume` are such transi
 
 EXPERIMENTS = "fedelta:experiments"
 RUNNING = "fedelta:running"
+COORDINATOR = "fedelta:coordinator"
 
 
 def site(site: str) -> str:

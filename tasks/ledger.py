@@ -193,6 +193,10 @@ class Ledger:
                 return None
         return new
 
+    def announce_coordinator(self) -> None:
+        """Say that a coordinator lives."""
+        self._redis.set(keys.COORDINATOR, "lives", ex=PRESENCE)
+
     def names(self) -> list[str]:
         """All experiments."""
         return sorted(name.decode() for name in self._redis.smembers(keys.EXPERIMENTS))

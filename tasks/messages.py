@@ -116,6 +116,7 @@ class Event:
     site: str = ""
     order: str = ""
     detail: str = ""
+    pause: NonNegativeFloat = 0.0  # seconds that the experiment stood still before it was resumed
 
 
 def encode(written: object) -> bytes:

@@ -36,6 +36,7 @@ class Progress:
     spec: Spec
     now: float
     head: Head
+    has_coordinator: bool
     sites: Sequence[SiteProgress]
     history: Sequence[HistoryRow]  # the newest rows, oldest first
     metrics: Sequence[MetricsRow]
@@ -55,20 +56,22 @@ def read(client: redis.Redis, name: str, num_rows: int = 200) -> Progress:
     """
     spec = ledger.Ledger(client).spec(name)
     sites = spec.experiment.sites
-    with client.pipeline(transaction=True) as pipe:
+    with client.pipeline(transaction=False) as pipe:
         pipe.time()
+        pipe.exists(keys.COORDINATOR)
         pipe.hgetall(keys.head(name))
         pipe.hgetall(keys.sites(name))
         pipe.mget([keys.lease(name, site) for site in sites])
         for key in (keys.history(name), keys.metrics(name), keys.events(name)):
             pipe.xrevrange(key, count=num_rows)
-        (seconds, microseconds), head, records, leases, history, metrics, events = pipe.execute()
+        (seconds, microseconds), coordinator, head, records, leases, history, metrics, events = pipe.execute()
     seen = ledger.last_seen(client, sites)
     return Progress(
         name=name,
         spec=spec,
         now=seconds + microseconds / 1e6,
         head=messages.from_hash(Head, head),
+        has_coordinator=bool(coordinator),
         sites=[
             SiteProgress(
                 name=site,

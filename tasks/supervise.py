@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 def supervise() -> None:
     """Look after every experiment that runs."""
     ledger = Ledger(connect())
+    ledger.announce_coordinator()
     for experiment in ledger.running():
         look_after(ledger, experiment)
 

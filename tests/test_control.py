@@ -1,7 +1,9 @@
 import pytest
 
-from orchestrator import control
-from tasks import keys, progress
+from orchestrator import control, results
+from orchestrator.pictures import read_table
+from orchestrator.runs import Run
+from tasks import keys, ledger, progress
 from tasks.ledger import Ledger
 from tasks.site_ledger import SiteLedger
 from tests.conftest import constant, drain, make_spec, submit, zeros
@@ -80,3 +82,31 @@ def test_an_unknown_experiment_is_named_beside_those_that_are_there(client):
     begin(client)
     with pytest.raises(NotFound, match="no experiment 'trail' in the ledger; there: trial"):
         control.stop(client, "trail")
+
+
+def test_a_pause_is_left_out_of_every_time_in_the_tables(client, tmp_path, monkeypatch):
+    clock = {"now": 1000.0}
+    monkeypatch.setattr(ledger, "_now", lambda _pipe: clock["now"])
+    begin(client)
+    for seconds, order in ((2.0, "a/1"), (3.0, "c/1")):
+        clock["now"] = 1000.0 + seconds
+        submit(client, order, constant(1.0))
+        drain(client)
+    control.stop(client, "trial")
+    client.hset(keys.head("trial"), mapping={"phase": "finished", "finished": 1004.0})
+    clock["now"] = 1104.0
+    control.resume(client, "trial")
+    clock["now"] = 1106.0
+    submit(client, "a/3", constant(1.0))
+    drain(client)
+
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    results.write(client, Run(folder=folder))
+    assert [row["seconds"] for row in read_table(folder / "history.csv")] == ["2.0", "3.0", "6.0"]
+    events = read_table(folder / "events.csv")
+    assert (events[-1]["kind"], events[-1]["seconds"], events[-1]["detail"]) == (
+        "resumed",
+        "4.0",
+        "after 100.0 s",
+    )

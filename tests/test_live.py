@@ -41,12 +41,13 @@ def site(name="a", *, seen=STARTED, is_training=False, **record):
     return SiteProgress(name=name, record=SiteRecord(**record), is_training=is_training, seen=seen)
 
 
-def progress_of(*, seconds=0.0, spec=None, sites=(), history=(), metrics=(), **head):
+def progress_of(*, seconds=0.0, spec=None, sites=(), history=(), metrics=(), has_coordinator=True, **head):
     return Progress(
         name="trial",
         spec=spec or make_spec(),
         now=STARTED + seconds,
         head=Head(started=STARTED, **head),
+        has_coordinator=has_coordinator,
         sites=sites,
         history=history,
         metrics=metrics,
@@ -273,3 +274,13 @@ def test_an_evaluation_that_nobody_answered_does_not_disturb_the_view():
     answered = MetricsRow(time=2.0, version=1, applied=1, num_sites=1, metrics={"mse": 0.5, "r2": None})
     assert "mse" in shown(live.table(progress_of(metrics=(unanswered, answered))))
     assert "at version" not in live.line(progress_of(metrics=(unanswered,)))
+
+
+def test_who_is_missing_is_named_after_a_few_seconds():
+    sites = (site("a", seen=STARTED + 9), site("b", seen=None), site("c", seen=STARTED - 60))
+    assert live.missing(progress_of(seconds=10, sites=sites)) == ["no worker of b, c"]
+    assert live.missing(progress_of(seconds=10, has_coordinator=False)) == ["no coordinator"]
+    assert live.missing(progress_of(seconds=1, sites=sites, has_coordinator=False)) == []
+    assert live.missing(progress_of(seconds=10, sites=sites, phase="finished")) == []
+    assert "no worker of b, c" in live.line(progress_of(seconds=10, sites=sites))
+    assert "no worker of b, c" in shown(live.table(progress_of(seconds=10, sites=sites)))

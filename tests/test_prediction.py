@@ -169,7 +169,10 @@ def test_text_in_a_column_of_numbers_is_refused_with_its_place(line, file, outpu
 
 def test_a_row_that_is_too_short_is_refused_with_its_place(line, file, output):
     file.write_text("x,z\n1,2\n3,4\n5\n")
-    assert refusal(line, file, output) == f"{file}, row 3, column 'z': expected a number, got None"
+    assert (
+        refusal(line, file, output)
+        == f"{file}, row 3, column 'z': expected a number, and the row has too few columns"
+    )
 
 
 @pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-Infinity", "1e999"])

@@ -140,7 +140,7 @@ def test_the_experiment_that_the_other_tests_spoil_is_right():
             {"epochs": 1, "optimizer": {"name": "sgd"}},
             "training.optimizer.learning_rate: is missing",
         ),
-        ("sites", "lakeside", "sites: should be a valid tuple, got 'lakeside'"),
+        ("sites", "lakeside", "sites: should be a list, got 'lakeside'"),
         ("sites", [], "sites: Tuple should have at least 1 item after validation, not 0"),
         ("data", "iris", "data: should be a dictionary or an instance of Data, got 'iris'"),
         (

@@ -16,7 +16,7 @@ from workers.spec import (
     Stop,
     Target,
 )
-from workers.strategies import FedAsync
+from workers.strategies import FedAsync, FedBuff
 
 
 def experiment_of(**options):
@@ -176,3 +176,8 @@ def test_a_model_has_one_output_or_one_for_each_of_several_classes(target_kind, 
 def test_features_are_standardized_by_mean_and_scale():
     standardized = schema_of("regression").standardized(np.array([[1.0, -2.0], [5.0, -1.0], [-1.0, -3.0]]))
     np.testing.assert_array_equal(standardized, np.float32([[0, 0], [2, 2], [-1, -2]]), strict=True)
+
+
+def test_a_buffer_that_the_run_can_never_fill_is_refused():
+    with pytest.raises(ValidationError, match="strategy.buffer_size: 50 updates never come together"):
+        experiment_of(strategy=FedBuff(buffer_size=50), stop=Stop(updates=40))

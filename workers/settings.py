@@ -70,7 +70,7 @@ def _explain(mistake: ErrorDetails, given: object, kind: type | None) -> str:
             expected = "expected lower-case letters, digits and hyphens, at most 63"
         case _:
             expected = mistake["msg"].removeprefix("Value error, ")
-            expected = expected.replace("Input should", "should")
+            expected = expected.replace("Input should", "should").replace("a valid tuple", "a list")
     shown = f", got {found!r}" if isinstance(found, str | int | float) else ""
     return ": ".join(filter(None, (".".join(path), expected + shown)))
 

@@ -172,6 +172,12 @@ class Experiment:
                 f"seconds_per_order: {', '.join(unknown)} is not a site; expected one of "
                 f"{', '.join((*self.sites, 'default'))}"
             )
+        buffer_size, updates = getattr(self.strategy, "buffer_size", 1), self.stop.updates
+        if updates is not None and buffer_size > updates:
+            raise ValueError(
+                f"strategy.buffer_size: {buffer_size} updates never come together when the run stops after "
+                f"stop.updates = {updates}"
+            )
         target_kind = TARGET_KINDS[self.data.dataset]
         if target_kind not in self.model.targets:
             raise ValueError(
