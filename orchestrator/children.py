@@ -53,7 +53,7 @@ def _celery(module: str, queues: str, pool: str, concurrency: int, hostname: str
     # Gossip and mingle talk between workers, which here have nothing to tell each other.
     options = f"--pool {pool} --concurrency {concurrency} --without-gossip --without-mingle --loglevel INFO"
     return [
-        *(sys.executable, "-m", "celery", "--app", module, "worker"),
+        *(sys.executable, "-m", "celery", "--quiet", "--app", module, "worker"),
         *("--queues", queues, "--hostname", hostname),
         *options.split(),
     ]
