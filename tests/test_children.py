@@ -31,7 +31,7 @@ def python(code, *arguments, **options):
 
 def test_the_command_line_of_a_worker_names_its_queues_and_has_two_threads_for_each_site():
     assert children.worker(["north", "south-2"]) == [
-        *(sys.executable, "-m", "celery", "--app", "tasks.site_worker", "worker"),
+        *(sys.executable, "-m", "celery", "--quiet", "--app", "tasks.site_worker", "worker"),
         *("--queues", "site.north,site.south-2", "--hostname", "north@%h"),
         *("--pool", "threads", "--concurrency", "4"),
         *("--without-gossip", "--without-mingle", "--loglevel", "INFO"),
@@ -40,7 +40,7 @@ def test_the_command_line_of_a_worker_names_its_queues_and_has_two_threads_for_e
 
 def test_the_command_line_of_the_coordinator_has_one_thread():
     assert children.coordinator() == [
-        *(sys.executable, "-m", "celery", "--app", "tasks.coordinator", "worker"),
+        *(sys.executable, "-m", "celery", "--quiet", "--app", "tasks.coordinator", "worker"),
         *("--queues", "coordinator", "--hostname", "coordinator@%h"),
         *("--pool", "solo", "--concurrency", "1"),
         *("--without-gossip", "--without-mingle", "--loglevel", "INFO"),
