@@ -1,5 +1,6 @@
 """Child processes: their command lines, and that none outlives its parent."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -26,10 +27,9 @@ def start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
     The latter by Linux's parent death signal, which util-linux's `setpriv` sets; elsewhere it may live on.
     """
-    setpriv = shutil.which("setpriv")
     with log.open("ab") as output:
         return subprocess.Popen(
-            [setpriv, "--pdeathsig", "TERM", *command] if setpriv else command,
+            [*_mortal(), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -47,6 +47,18 @@ def end(processes: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> N
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _mortal() -> list[str]:
+    """What goes before a command, so that it ends when this process does.
+
+    No signal comes for a parent that was dead before it was asked for, so the parent is looked at after.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return []
+    look = 'test "$PPID" = "$0" && exec "$@"'
+    return [setpriv, "--pdeathsig", "TERM", "sh", "-c", look, str(os.getpid())]
 
 
 def _celery(module: str, queues: str, pool: str, concurrency: int, hostname: str) -> list[str]:
