@@ -46,6 +46,7 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.started: list[subprocess.Popen] = []
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FEDELTA_")},
             "FEDELTA_RUNS_DIR": str(folder / "runs"),
@@ -58,7 +59,7 @@ class Place:
         return path
 
     def start(self, *arguments) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*FEDELTA, *map(str, arguments)],
             env=self.environment,
             cwd=self.folder,
@@ -66,6 +67,17 @@ class Place:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End what a test that failed has left: the commands, which would revive the host, then the host."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(self.host(), signal.SIGTERM)
 
     def run(self, *arguments) -> subprocess.CompletedProcess:
         process = self.start(*arguments)
@@ -92,8 +104,7 @@ class Place:
 def place(tmp_path):
     place = Place(tmp_path)
     yield place
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        os.kill(place.host(), signal.SIGTERM)
+    place.end()
 
 
 def wait_until(holds, what):
@@ -106,7 +117,7 @@ def wait_until(holds, what):
 def descendants(pid: int) -> dict[int, str]:
     """Command lines of the processes below this one."""
     table = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     ).stdout
     rows = [line.split(None, 2) for line in table.splitlines()]
     found, newest = {}, {pid}
@@ -192,7 +203,7 @@ def test_the_demo_leaves_results_and_no_process_and_no_state(demo):
 
 
 def test_a_worker_and_a_coordinator_that_are_killed_are_replaced_and_the_run_goes_on(place):
-    process = place.start("run", place.write(updates=80), "--json")
+    process = place.start("run", place.write(updates=200), "--json")
     for name in ("tasks.site_worker", "tasks.coordinator"):
         before = place.applied() if place.path("address.json").exists() else 0
         wait_until(lambda before=before: place.applied() > before + 5, "some updates")
@@ -200,12 +211,12 @@ def test_a_worker_and_a_coordinator_that_are_killed_are_replaced_and_the_run_goe
         os.kill(pid, signal.SIGKILL)
     out, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0
-    assert json.loads(out)["applied"] == 80
-    check_history(place.history(), 80)
+    assert json.loads(out)["applied"] == 200
+    check_history(place.history(), 200)
 
 
 def test_a_run_whose_command_line_and_host_are_killed_goes_on_when_it_is_watched(place):
-    process = place.start("run", place.write(updates=60))
+    process = place.start("run", place.write(updates=150))
     wait_until(lambda: place.applied() > 5, "some updates")
     below = descendants(place.host())
     process.kill()
@@ -217,12 +228,12 @@ def test_a_run_whose_command_line_and_host_are_killed_goes_on_when_it_is_watched
 
     watched = place.run("watch", "small", "--json")
     assert watched.returncode == 0, watched.stderr
-    assert json.loads(watched.stdout)["applied"] == 60
-    check_history(place.history(), 60)
+    assert json.loads(watched.stdout)["applied"] == 150
+    check_history(place.history(), 150)
 
 
 def test_ctrl_c_stops_a_run_and_resume_goes_on_from_there(place):
-    process = place.start("run", place.write(updates=60, strategy='kind = "fedbuff"\nbuffer_size = 1'))
+    process = place.start("run", place.write(updates=150, strategy='kind = "fedbuff"\nbuffer_size = 1'))
     wait_until(lambda: place.applied() > 5, "some updates")
     below = {place.host(): "", **descendants(place.host())}
     process.send_signal(signal.SIGINT)
@@ -231,12 +242,12 @@ def test_ctrl_c_stops_a_run_and_resume_goes_on_from_there(place):
     assert not [pid for pid in below if is_alive(pid)]
     summary = json.loads(place.path("summary.json").read_text())
     assert (summary["outcome"], summary["reason"]) == ("stopped", "stopped by hand")
-    assert 5 < summary["applied"] < 60
+    assert 5 < summary["applied"] < 150
     check_history(place.history(), summary["applied"])
 
     resumed = place.run("resume", "small", "--json")
-    assert (resumed.returncode, json.loads(resumed.stdout)["applied"]) == (0, 60)
-    check_history(place.history(), 60)
+    assert (resumed.returncode, json.loads(resumed.stdout)["applied"]) == (0, 150)
+    check_history(place.history(), 150)
     assert place.run("resume", "small").returncode == 4  # complete
 
 
