@@ -66,8 +66,8 @@ def table(found: Mapping[str, Any], run: Run) -> RenderableType:
     metrics.add_row("weighted mean", str(found["applied"]), "", *means, style="bold")
     outline = (
         f"{found['name']} {found['outcome']}: {found['reason']}\n"
-        f"{found['applied']} updates and {found['versions']} versions in {found['seconds']:.1f} s, "
-        f"the first update {_shown(found['first_update_seconds'])} s after the command\n"
+        f"{found['applied']} updates and {found['versions']} versions in {found['seconds']:.1f} s\n"
+        f"first update {_shown(found['first_update_seconds'])} s after the command\n"
         f"{found['refused']} updates refused, {found['resent']} orders sent again"
     )
     how = f"fedelta resume {found['name']} goes on" if found["outcome"] in ("stopped", "failed") else ""

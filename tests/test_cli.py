@@ -259,7 +259,7 @@ def test_the_status_of_a_finished_run_is_its_summary(fedelta, finished):
     assert json.loads(fedelta("status", "mine", "--json").stdout) == summary
     lines = [line.split() for line in fedelta("status", "mine").stdout.splitlines()]
     assert lines[0] == ["mine", "completed:", "it", "is", "enough"]
-    assert "12 updates and 3 versions in 4.0 s, the first update 2.5 s after the command".split() in lines
+    assert "first update 2.5 s after the command".split() in lines
     assert "1 updates refused, 2 orders sent again".split() in lines
     assert ["north", "9", "50", "0.5", "-"] in lines
     assert ["south", "3", "-", "-", "-"] in lines
