@@ -11,7 +11,7 @@ from tasks.ledger import Ledger, Turn
 from tasks.messages import Event
 from tasks.site_ledger import LEASE
 from tasks.state import State
-from workers.errors import Conflict
+from workers.errors import Conflict, FedeltaError
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,10 @@ def supervise() -> None:
     ledger = Ledger(connect())
     ledger.announce_coordinator()
     for experiment in ledger.running():
-        look_after(ledger, experiment)
+        try:
+            look_after(ledger, experiment)
+        except FedeltaError as error:  # one that cannot be read must not hold up the others
+            logger.error("%s: cannot be looked after: %s", experiment, error)
 
 
 @app.task(name="welcome")

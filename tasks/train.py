@@ -1,6 +1,7 @@
 """Training, at a site: an order in, a delta out."""
 
 import logging
+import math
 import time
 
 from redis import RedisError
@@ -64,6 +65,8 @@ def carry_out(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -
         training=settings.training,
         seed=order.seed,
     )
+    if not math.isfinite(trained.loss):
+        raise FedeltaError("training has diverged: the loss is not finite; a smaller learning rate may help")
     presence.pause(settings.delay(order.site, order.seed) - (time.monotonic() - begun))
     logger.debug("%s %s: loss %.4f from version %d", experiment, order.id, trained.loss, order.base_version)
     return Submission(
