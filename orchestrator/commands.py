@@ -182,21 +182,24 @@ def _submit_here(run: Run, host: subprocess.Popen[bytes]) -> None:
 def _submit(file: Path, launched: float) -> Run:
     """Claim a name that is free here and in the ledger, and submit under it."""
     written = experiment.read(file)
-    taken = Ledger(connect()).names()
-    claimed = runs.claim(
-        environment.runs_dir(),
-        file,
-        written.name,
-        launched=launched,
-        is_here=False,
-        is_taken=taken.__contains__,
-    )
-    try:
-        submission.submit(claimed)
-    except BaseException:
-        shutil.rmtree(claimed.folder)
-        raise
-    return claimed
+    while True:
+        taken = Ledger(connect()).names()
+        claimed = runs.claim(
+            environment.runs_dir(),
+            file,
+            written.name,
+            launched=launched,
+            is_here=False,
+            is_taken=taken.__contains__,
+        )
+        try:
+            is_ours = submission.submit(claimed)
+        except BaseException:
+            shutil.rmtree(claimed.folder)
+            raise
+        if is_ours:
+            return claimed
+        shutil.rmtree(claimed.folder)  # somebody took the name meanwhile: the next one, then
 
 
 def _open(name: str) -> Run:

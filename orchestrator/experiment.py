@@ -15,7 +15,8 @@ def read(path: Path) -> Experiment:
 
     Raises:
         ExperimentError: there is no such file, it is not TOML, or what it says is wrong; every mistake on a
-            line of its own, with the field, what was expected and what was found.
+            line of its own, with the field, what was expected and what was found. What does not fit together,
+            such as a model and its data, is told once every field is right by itself.
     """
     try:
         written = tomllib.loads(path.read_text("utf-8"))

@@ -13,8 +13,10 @@ from workers import data
 from workers.spec import Spec
 
 
-def submit(run: Run) -> None:
-    """Put the run's experiment into the ledger and send its first orders; a second call changes nothing.
+def submit(run: Run) -> bool:
+    """Put the run's experiment into the ledger and send its first orders.
+
+    False, and nothing is changed, if the ledger has an experiment of that name.
 
     Raises:
         ExperimentError: the file is wrong.
@@ -25,5 +27,7 @@ def submit(run: Run) -> None:
     rng = np.random.default_rng(written.seed)
     params = written.model.init(rng, len(schema.features), schema.num_outputs)
     new = Ledger(connect()).create(run.name, Spec(experiment=written, schema=schema), params)
-    if new is not None:
-        dispatch.follow(run.name, None, new)
+    if new is None:
+        return False
+    dispatch.follow(run.name, None, new)
+    return True

@@ -3,10 +3,11 @@ import pytest
 from orchestrator import control, results
 from orchestrator.pictures import read_table
 from orchestrator.runs import Run
+from orchestrator.submit import submit as submit_run
 from tasks import keys, ledger, progress
 from tasks.ledger import Ledger
 from tasks.site_ledger import SiteLedger
-from tests.conftest import constant, drain, make_spec, submit, zeros
+from tests.conftest import REPOSITORY, constant, drain, make_spec, submit, zeros
 from workers.errors import ExperimentError, NotFound
 
 
@@ -110,3 +111,13 @@ def test_a_pause_is_left_out_of_every_time_in_the_tables(client, tmp_path, monke
         "4.0",
         "after 100.0 s",
     )
+
+
+def test_a_name_that_is_taken_is_told_and_its_experiment_left_alone(client, tmp_path):
+    run = Run(folder=tmp_path / "two-hospitals")
+    run.folder.mkdir()
+    run.experiment_file.write_text((REPOSITORY / "examples" / "two-hospitals.toml").read_text())
+    assert submit_run(run)
+    before = progress.read(client, "two-hospitals").head
+    assert not submit_run(run)
+    assert progress.read(client, "two-hospitals").head == before
