@@ -17,6 +17,7 @@ def begin(client, **changes):
 
 def finish(client):
     client.hset(keys.head("trial"), "phase", "finished")
+    client.srem(keys.RUNNING, "trial")
 
 
 def test_stop_takes_back_the_orders_and_asks_for_a_last_score(client):
