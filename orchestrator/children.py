@@ -14,12 +14,28 @@ def worker(sites: Sequence[str]) -> list[str]:
     Two threads for each: one trains, the other can score a version meanwhile.
     """
     queues = ",".join(f"site.{site}" for site in sites)
-    return _celery("tasks.site_worker", queues, "threads", 2 * len(sites), f"{sites[0]}@%h")
+    # Nobody listens for its heartbeat: it announces itself in the ledger.
+    return [
+        *_celery("tasks.site_worker", queues, "threads", 2 * len(sites), f"{sites[0]}@%h"),
+        "--without-heartbeat",
+    ]
 
 
 def coordinator() -> list[str]:
     """Command line of the coordinator: one thread, so that turns follow one another."""
     return _celery("tasks.coordinator", "coordinator", "solo", 1, "coordinator@%h")
+
+
+def beat() -> list[str]:
+    """Command line of a clock apart from the coordinator's process."""
+    scheduler = ("--scheduler", "celery.beat:Scheduler", "--loglevel", "INFO")  # in memory, no file
+    return [*_celery_app("tasks.app"), "beat", *scheduler]
+
+
+def flower(settings: Path, address: str, port: int) -> list[str]:
+    """Command line of Flower, with these settings."""
+    places = (f"--conf={settings}", f"--address={address}", f"--port={port}")
+    return [*_celery_app("tasks.dashboard"), "flower", *places]
 
 
 def start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -65,7 +81,11 @@ def _celery(module: str, queues: str, pool: str, concurrency: int, hostname: str
     # Gossip and mingle talk between workers, which here have nothing to tell each other.
     options = f"--pool {pool} --concurrency {concurrency} --without-gossip --without-mingle --loglevel INFO"
     return [
-        *(sys.executable, "-m", "celery", "--quiet", "--app", module, "worker"),
-        *("--queues", queues, "--hostname", hostname),
+        *_celery_app(module),
+        *("worker", "--queues", queues, "--hostname", hostname),
         *options.split(),
     ]
+
+
+def _celery_app(module: str) -> list[str]:
+    return [sys.executable, "-m", "celery", "--quiet", "--app", module]

@@ -61,7 +61,7 @@ def run(file: File, json: Json = False) -> None:
     does not need the terminal, and goes on if this command is killed: `watch` comes back to it.
     """
     # The processes of a run on this machine start while the rest of the command line is loaded.
-    hosted = None if environment.broker_url() else hosting.launch(file, LAUNCHED)
+    hosted = None if environment.has_broker() else hosting.launch(file, LAUNCHED)
     raise typer.Exit(commands.run(file, LAUNCHED, hosted, as_json=json))
 
 

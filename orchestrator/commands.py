@@ -123,7 +123,7 @@ def status(name: str, *, as_json: bool) -> None:
 def list_runs(*, as_json: bool) -> None:
     """List the runs of this folder and the experiments in the ledger."""
     rows = {run.name: _row(run) for run in runs.every(environment.runs_dir())}
-    if environment.broker_url():
+    if environment.has_broker():
         client = connect()
         for name in Ledger(client).names():
             head = progress.read(client, name, num_rows=1).head
@@ -211,7 +211,7 @@ def _open(name: str) -> Run:
     try:
         run = runs.find(environment.runs_dir(), name)
     except NotFound:
-        if not environment.broker_url():
+        if not environment.has_broker():
             raise
         Ledger(connect()).spec(name)
         return runs.adopt(environment.runs_dir(), name)

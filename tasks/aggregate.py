@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 
-from tasks import codec, dispatch, state
+from tasks import codec, dispatch, exposition, state
 from tasks.app import app, connect
 from tasks.ledger import Ledger, Turn
 from tasks.messages import Event, HistoryRow, Submission
@@ -53,13 +53,15 @@ def drain(turn: Turn) -> State:
             finish(turn, so_far, "completed", reason)
             break
     order_next(turn, so_far)
-    return turn.commit(
+    committed = turn.commit(
         so_far.state,
         server=so_far.server,
         history=so_far.history,
         events=so_far.events,
         is_mail_handled=True,
     )
+    exposition.observe(experiment.name, so_far.history)
+    return committed
 
 
 def take_in(turn: Turn, so_far: Drain, site: str) -> None:

@@ -7,6 +7,7 @@ only delays, a second one changes nothing, and messages can be acknowledged when
 
 import logging
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,22 +17,34 @@ from celery.signals import after_setup_logger
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from tasks import environment
+from tasks import connection, environment
 from workers.errors import Unavailable
 
 COORDINATOR_QUEUE = "coordinator"
 SITE_QUEUE_PREFIX = "site."
 SUPERVISE_EVERY = 2.0  # seconds
 
-app = Celery("fedelta", broker=environment.broker_url())
+app = Celery("fedelta", broker=connection.broker_url())
 app.conf.update(
+    broker_use_ssl=connection.tls(),
     task_ignore_result=True,  # results are in the ledger
     task_serializer="msgpack",
     accept_content=["msgpack", "json"],  # json is what Celery's remote control and events use; never pickle
     worker_prefetch_multiplier=1,  # a waiting message is better left where another worker sees it
     task_acks_late=False,  # the ledger's lease, not the message, says that an order is being worked on
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"socket_keepalive": True, "health_check_interval": 30},
+    broker_transport_options={
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+        # What was taken from a queue is remembered by its worker alone: there is no `unacked` of all sites.
+        "ack_emulation": False,
+        "priority_steps": [0],  # one list per queue
+    },
+    # A queue is a Redis list and nothing else. With an exchange, all who send would read and write the set of its
+    # bindings, and whoever can write that decides where messages go.
+    task_default_exchange="",
+    # Nobody commands a worker or listens in on it: what Flower shows comes from the ledger (`dashboard`).
+    worker_enable_remote_control=False,
     worker_hijack_root_logger=True,
     worker_log_format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     worker_task_log_format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -46,10 +59,23 @@ app.conf.update(
 )
 
 
+app.amqp.autoexchange = lambda _: None  # nor has any queue an exchange of its own
+
+
 def use_broker(url: str) -> None:
     """Use this broker from now on, and its Redis as the ledger."""
     environment.set_broker(url)
-    app.conf.broker_url = url
+    app.conf.update(broker_url=url, broker_use_ssl=None)
+
+
+def use_connection(path: Path) -> None:
+    """Use the broker of this file's connection from now on, and its Redis as the ledger.
+
+    Raises:
+        SettingsError: the file is wrong.
+    """
+    environment.set_connection(path)
+    app.conf.update(broker_url=connection.broker_url(), broker_use_ssl=connection.tls())
 
 
 def site_queue(site: str) -> str:
@@ -63,9 +89,12 @@ def connect() -> redis.Redis:
     Raises:
         Unavailable: no URL is configured, or nobody answers there.
     """
-    url = environment.ledger_url()
+    url = connection.ledger_url()
     if url is None:
-        raise Unavailable("expected FEDELTA_BROKER_URL to name a Redis, such as redis://127.0.0.1:6379/0")
+        raise Unavailable(
+            "expected FEDELTA_CONNECTION to name a connection's file, or for a trial FEDELTA_BROKER_URL a "
+            "Redis, such as redis://127.0.0.1:6379/0"
+        )
     return connect_to(url)
 
 
@@ -79,6 +108,8 @@ def connect_to(url: str) -> redis.Redis:
     options: dict[str, Any] = {"retry": Retry(ExponentialBackoff(cap=1.0), retries=5)}
     if not url.startswith("unix://"):
         options |= {"socket_keepalive": True, "socket_timeout": 30.0, "socket_connect_timeout": 5.0}
+    if url == connection.ledger_url():
+        options |= connection.tls() or {}
     try:
         client = redis.Redis.from_url(url, **options)
         client.ping()

@@ -1,19 +1,25 @@
-"""The coordinator's process: its tasks, and the clock that wakes `supervise`.
+"""The coordinator's process: its tasks, its ear for the sites, and the clock that wakes `supervise`.
 
     celery --app tasks.coordinator worker --queues coordinator --pool solo
 
-One thread does all turns; the clock is Celery beat in a second one, so that it lives and dies with it.
+One thread does all turns; a second hears the sites; the clock is Celery beat in a third, so that it lives and
+dies with it, unless a beat of its own was asked for (`fedelta beat`).
 """
 
 from typing import Any
 
 from celery import bootsteps
 from celery.beat import EmbeddedService, Scheduler
+from celery.signals import task_prerun
 
-from tasks import aggregate, collect, supervise
+from tasks import aggregate, collect, environment, exposition, supervise
 from tasks.app import app
+from tasks.reception import reception
 
 TASKS = (aggregate.aggregate, collect.collect, supervise.supervise, supervise.welcome)
+
+app.conf.worker_send_task_events = True  # for Flower; nobody else listens
+app.conf.task_send_sent_event = True
 
 
 class Clock(bootsteps.StartStopStep):
@@ -24,4 +30,21 @@ class Clock(bootsteps.StartStopStep):
         return EmbeddedService(worker.app, thread=True, scheduler_cls=Scheduler)
 
 
-app.steps["worker"].add(Clock)
+class Ear(bootsteps.StartStopStep):
+    """The reception, as a thread of this worker."""
+
+    def create(self, worker: Any) -> Any:
+        """Hand over the thread; the worker starts and stops it."""
+        return reception
+
+
+if environment.has_own_beat():
+    app.steps["worker"].add(Clock)
+app.steps["worker"].add(Ear)
+exposition.serve(environment.metrics_address())
+
+
+@task_prerun.connect
+def _take(task: Any, kwargs: dict[str, Any], **_: object) -> None:
+    """Whatever a site calls from here on, this task may not see."""
+    reception.taken(task.name, kwargs.get("site") or kwargs.get("experiment") or "")

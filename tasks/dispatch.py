@@ -10,14 +10,28 @@ from tasks.state import State
 def train(experiment: str, site: str, sequence: int) -> None:
     """Ask the site's worker to carry out an order."""
     app.send_task(
-        "train", kwargs={"experiment": experiment, "order": f"{site}/{sequence}"}, queue=site_queue(site)
+        "train",
+        kwargs={"experiment": experiment, "order": f"{site}/{sequence}"},
+        queue=site_queue(site),
+        task_id=train_id(experiment, site, sequence),
     )
 
 
 def evaluate(experiment: str, site: str, version: int) -> None:
     """Ask the site's worker to score a version."""
     arguments = {"experiment": experiment, "site": site, "version": version}
-    app.send_task("evaluate", kwargs=arguments, queue=site_queue(site))
+    task_id = evaluate_id(experiment, site, version)
+    app.send_task("evaluate", kwargs=arguments, queue=site_queue(site), task_id=task_id)
+
+
+def train_id(experiment: str, site: str, sequence: int) -> str:
+    """Celery's id of an order's messages, the same however often it is sent, for people to read."""
+    return f"{site}.{sequence}.{experiment}"
+
+
+def evaluate_id(experiment: str, site: str, version: int) -> str:
+    """Celery's id of the messages that ask a site to score a version."""
+    return f"{site}.v{version}.{experiment}"
 
 
 def aggregate(experiment: str) -> None:

@@ -1,10 +1,10 @@
 """Evaluation, at a site: a version in, metrics on the site's held-out examples out."""
 
 import logging
+import time
 
 import numpy as np
 
-from tasks import dispatch
 from tasks.app import app, connect
 from tasks.participation import participation
 from tasks.site_ledger import SiteLedger
@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 @app.task(name="evaluate")
 def evaluate(experiment: str, site: str, version: int) -> None:
-    """Score a version on what the site holds out, store the metrics, tell the coordinator."""
+    """Score a version on what the site holds out and store the metrics, which tells the coordinator."""
+    begun = time.monotonic()
     ledger = SiteLedger(connect())
     part = participation(experiment, site)
     try:
@@ -27,5 +28,5 @@ def evaluate(experiment: str, site: str, version: int) -> None:
     examples = part.data.holdout
     outputs = np.asarray(part.spec.experiment.model.apply(params, examples.features))
     metrics = scoring.measure(part.spec.schema.target_kind, outputs, examples.targets)
-    ledger.put_evaluation(experiment, site, version, len(examples), metrics)
-    dispatch.collect(experiment)
+    seconds = time.monotonic() - begun
+    ledger.put_evaluation(experiment, site, version, len(examples), metrics, seconds)

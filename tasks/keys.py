@@ -22,6 +22,8 @@ site:<site>             string, expires  that site     when it was last seen, an
 {E}:events              stream           coordinator   what went wrong, and what was done
 {E}:evaluations:<site>  stream           that site     a row per version that it scored
 
+bell:<site>             channel          that site     hints of what it has just done: `bell.Call`
+
 A coordinator's transition is one WATCH of `head` and one MULTI that always writes `head`; so of two that read
 the same state, one wins. The orchestrator's `stop` and `resume` are such transitions too.
 """
@@ -34,6 +36,11 @@ COORDINATOR = "fedelta:coordinator"
 def site(site: str) -> str:
     """Key of a site's announcement."""
     return f"fedelta:site:{site}"
+
+
+def bell(site: str) -> str:
+    """Channel of a site's calls."""
+    return f"fedelta:bell:{site}"
 
 
 def spec(experiment: str) -> str:

@@ -167,7 +167,7 @@ class Ledger:
     """Experiments in one Redis."""
 
     def __init__(self, client: redis.Redis) -> None:
-        """Use this Redis; `environment.ledger_url` says which."""
+        """Use this Redis; `app.connect` says which."""
         self._redis = client
         self._specs: dict[str, Spec] = {}
 

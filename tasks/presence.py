@@ -9,6 +9,8 @@ from importlib.metadata import version
 
 import redis
 
+from tasks import health
+from tasks.bell import Call
 from tasks.site_ledger import LEASE, Lease, SiteLedger
 
 logger = logging.getLogger(__name__)
@@ -49,15 +51,21 @@ class Presence:
         self._stopping.wait(seconds)
 
     def _run(self, ledger: SiteLedger, sites: tuple[str, ...]) -> None:
+        call = Call(kind="started", holder=HOLDER)
         while True:
             try:
-                ledger.announce(sites, SOFTWARE)
+                ledger.announce(sites, SOFTWARE, call)
+                call = Call(kind="here")
                 for lease in list(self._leases.values()):
                     ledger.renew(lease)
             except redis.RedisError as error:
                 logger.warning("cannot announce %s: %s", ", ".join(sites), error)
-            if self._stopping.wait(INTERVAL):
+            else:
+                health.say_so()
+            if call.kind == "gone":
                 return
+            if self._stopping.wait(INTERVAL):
+                call = Call(kind="gone")  # says so, and ends
 
 
 presence = Presence()

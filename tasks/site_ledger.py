@@ -1,7 +1,7 @@
 """The ledger as one site uses it: all that a hospital's credentials need to be able to do.
 
 It reads the spec, models and its own order; it writes its own lease, submission and evaluations, announces
-itself, and pushes its name to the inbox.
+itself, pushes its name to the inbox, and rings its bell. `orchestrator.access` allows just that.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks import codec, keys, messages
+from tasks import bell, codec, keys, messages
+from tasks.bell import Call
 from tasks.messages import Announcement, EvaluationRow, Order, Submission
 from workers.errors import NotFound
 from workers.metrics import Metrics
@@ -42,15 +43,16 @@ class SiteLedger:
     """What a site's worker reads and writes."""
 
     def __init__(self, client: redis.Redis) -> None:
-        """Use this Redis; `environment.ledger_url` says which."""
+        """Use this Redis; `app.connect` says which."""
         self._redis = client
 
-    def announce(self, sites: Iterable[str], software: str) -> None:
-        """Say that these sites' worker lives, now."""
+    def announce(self, sites: Iterable[str], software: str, call: Call) -> None:
+        """Say that these sites' worker lives, now, and ring."""
         announcement = messages.encode(Announcement(seen=self._now(), software=software))
         with self._redis.pipeline(transaction=False) as pipe:
             for site in sites:
                 pipe.set(keys.site(site), announcement, ex=REMEMBERED)
+                bell.ring(pipe, site, call)
             pipe.execute()
 
     def spec(self, experiment: str) -> Spec:
@@ -79,8 +81,9 @@ class SiteLedger:
             pipe.multi()
             pipe.set(lease_key, value, ex=LEASE)
             pipe.time()
+            bell.ring(pipe, site, Call(kind="taken", experiment=experiment, number=order.sequence))
             try:
-                _, (seconds, microseconds) = pipe.execute()
+                _, (seconds, microseconds), _ = pipe.execute()
             except redis.WatchError:
                 return None  # the order is gone, or somebody else has the lease now
         return Taken(
@@ -118,8 +121,15 @@ class SiteLedger:
         return codec.decode_tree(stored, reference), len(stored)
 
     def submit(self, experiment: str, lease: Lease, submission: Submission) -> bool:
-        """Store the submission and tell the inbox; False if the order was finished meanwhile."""
-        site = submission.order.rpartition("/")[0]
+        """Store the submission, tell the inbox, and ring; False if the order was finished meanwhile."""
+        site, _, sequence = submission.order.rpartition("/")
+        call = Call(
+            kind="submitted",
+            experiment=experiment,
+            number=int(sequence),
+            seconds=submission.seconds,
+            has_failed=submission.delta is None,
+        )
         order_key = keys.order(experiment, site)
         message = messages.encode(submission)
         while True:
@@ -132,6 +142,7 @@ class SiteLedger:
                 pipe.set(keys.delta(experiment, site), message)
                 pipe.rpush(keys.inbox(experiment), site)
                 pipe.delete(lease.key)
+                bell.ring(pipe, site, call)
                 try:
                     pipe.execute()
                 except redis.WatchError:
@@ -139,13 +150,23 @@ class SiteLedger:
                 return True
 
     def put_evaluation(
-        self, experiment: str, site: str, version: int, num_examples: int, metrics: Metrics
+        self,
+        experiment: str,
+        site: str,
+        version: int,
+        num_examples: int,
+        metrics: Metrics,
+        seconds: float = 0.0,
     ) -> None:
-        """Report the site's score of a version."""
+        """Report the site's score of a version, which took so many seconds, and ring."""
         row = EvaluationRow(time=self._now(), version=version, num_examples=num_examples, metrics=metrics)
-        self._redis.xadd(
-            keys.evaluations(experiment, site), {"row": messages.encode(row)}, maxlen=MAX_EVALUATIONS
-        )
+        call = Call(kind="scored", experiment=experiment, number=version, seconds=seconds)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.xadd(
+                keys.evaluations(experiment, site), {"row": messages.encode(row)}, maxlen=MAX_EVALUATIONS
+            )
+            bell.ring(pipe, site, call)
+            pipe.execute()
 
     def _now(self) -> float:
         seconds, microseconds = self._redis.time()

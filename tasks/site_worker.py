@@ -9,9 +9,9 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
 
-from tasks import dispatch, environment, evaluate, train
+from tasks import environment, evaluate, train
 from tasks.app import SITE_QUEUE_PREFIX, app, connect
-from tasks.presence import HOLDER, presence
+from tasks.presence import presence
 from tasks.site_ledger import SiteLedger
 from workers import compilation_cache
 
@@ -24,12 +24,10 @@ compilation_cache.enable(environment.cache_dir() / "jax")
 
 @worker_ready.connect
 def _announce(sender: Any, **_: object) -> None:
-    """Announce the sites whose queues this worker serves, and ask for what a predecessor left."""
+    """Announce the sites whose queues this worker serves, which asks for what a predecessor left."""
     queues = [queue.name for queue in sender.task_consumer.queues]
     sites = [name.removeprefix(SITE_QUEUE_PREFIX) for name in queues if name.startswith(SITE_QUEUE_PREFIX)]
     presence.start(SiteLedger(connect()), sites)
-    for site in sites:
-        dispatch.welcome(site, HOLDER)
 
 
 @worker_shutting_down.connect

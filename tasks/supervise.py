@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from tasks import dispatch, state
+from tasks import dispatch, health, state
 from tasks.aggregate import aggregate
 from tasks.app import SUPERVISE_EVERY, app, connect, site_queue
 from tasks.collect import collect
@@ -21,6 +21,7 @@ def supervise() -> None:
     """Look after every experiment that runs."""
     ledger = Ledger(connect())
     ledger.announce_coordinator()
+    health.say_so()
     for experiment in ledger.running():
         try:
             look_after(ledger, experiment)

@@ -6,7 +6,7 @@ import time
 
 from redis import RedisError
 
-from tasks import codec, dispatch
+from tasks import codec
 from tasks.app import app, connect
 from tasks.messages import Order, Submission
 from tasks.participation import participation
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @app.task(name="train")
 def train(experiment: str, order: str) -> None:
-    """Take an order, train, store what came of it, tell the coordinator.
+    """Take an order, train, store what came of it, which tells the coordinator.
 
     A second message for the same order finds it taken, submitted or gone, and does nothing.
     """
@@ -31,9 +31,7 @@ def train(experiment: str, order: str) -> None:
         return
     with presence.renewing(taken.lease):
         submission = submission_for(ledger, experiment, taken.order, taken.lease)
-        counts = ledger.submit(experiment, taken.lease, submission)
-    if counts:
-        dispatch.aggregate(experiment)
+        ledger.submit(experiment, taken.lease, submission)
 
 
 def submission_for(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -> Submission:

@@ -2,6 +2,7 @@
 
 FedeltaError
 ├── ExperimentError    the experiment file is wrong: its author corrects it, nothing was started
+├── SettingsError      a file or variable that says how to reach what is wrong: correct it
 ├── DataError          a site's examples, or a file of them, cannot be used: their owner corrects them
 ├── MalformedMessage   bytes that are not what they should be: refuse them, count them, go on
 ├── Conflict           another coordinator was faster: read again
@@ -16,6 +17,10 @@ class FedeltaError(Exception):
 
 class ExperimentError(FedeltaError):
     """The experiment file is wrong."""
+
+
+class SettingsError(FedeltaError):
+    """A settings file, a variable of the environment, or the folder of a centre is wrong."""
 
 
 class DataError(FedeltaError):

@@ -1,0 +1,71 @@
+"""The coordinator's ear: the sites' calls become messages in its queue."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import redis
+
+from tasks import bell, dispatch, keys
+from tasks.app import connect
+from tasks.bell import Call
+
+logger = logging.getLogger(__name__)
+
+FORGET_SECONDS = 1.0
+
+
+class Reception:
+    """A thread that hears the sites.
+
+    Of a message that waits in the queue no second is sent, so that many submissions are one drain, and a site
+    that rings without end fills nothing.
+    """
+
+    def __init__(self) -> None:
+        """Deaf until `start`."""
+        self._waiting: dict[tuple[str, str], float] = {}
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Hear the sites from now on."""
+        threading.Thread(target=self._run, name="reception", daemon=True).start()
+
+    def stop(self) -> None:
+        """Hear them no more."""
+        self._stopping.set()
+
+    def taken(self, task: str, about: str) -> None:
+        """A message that waited is being carried out: whatever is called from now on needs another."""
+        self._waiting.pop((task, about), None)
+
+    def answer(self, client: redis.Redis, site: str, call: Call) -> None:
+        """Send what a call asks for, if it does not wait already; what no experiment needs is left out."""
+        if call.kind == "started":
+            self._send("welcome", site, lambda: dispatch.welcome(site, call.holder))
+        elif call.kind in ("submitted", "scored"):
+            name = call.experiment
+            if not client.sismember(keys.RUNNING, name):
+                return
+            if call.kind == "submitted":
+                self._send("aggregate", name, lambda: dispatch.aggregate(name))
+            else:
+                self._send("collect", name, lambda: dispatch.collect(name))
+
+    def _send(self, task: str, about: str, send: Callable[[], None]) -> None:
+        now = time.monotonic()
+        # Another coordinator may have taken our message, so none is waited for long.
+        if now - self._waiting.get((task, about), -FORGET_SECONDS) >= FORGET_SECONDS:
+            self._waiting[task, about] = now
+            send()
+
+    def _run(self) -> None:
+        for site, call in bell.calls(connect(), self._stopping):
+            try:
+                self.answer(connect(), site, call)
+            except Exception:  # whatever it is, the others are heard; supervision finds what this one wrote
+                logger.exception("the call of site %s could not be answered", site)
+
+
+reception = Reception()
