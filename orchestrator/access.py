@@ -26,7 +26,7 @@ _TRANSACTION = "+multi +exec +discard +unwatch"
 _EVENTS = "/0.celeryev*"
 _EVENT_KEYS = "~_kombu.binding.celeryev ~celeryev*"
 
-_READ = "+get +mget +getrange +strlen +exists +hgetall +smembers +sismember +lrange +llen +xrange +xrevrange +time"
+_READ = "+get +mget +getrange +strlen +exists +hgetall +smembers +sismember +lrange +xrange +xrevrange +time"
 _WRITE = "+set +del +hset +sadd +srem +rpush +ltrim +xadd +watch"
 
 
@@ -34,7 +34,7 @@ def rules() -> dict[str, str]:
     """By user, what the centre's own may do."""
     data, queues = "~fedelta:*", f"~{COORDINATOR_QUEUE} ~{SITE_QUEUE_PREFIX}*"
     return {
-        ADMIN: f"{_START} {_TRANSACTION} +acl +info +time +client|list +client|kill +config|get +memory|usage",
+        ADMIN: f"{_START} +acl +info +time +client|list +client|kill +config|get",
         COORDINATOR: (
             f"{_START} {_TRANSACTION} {_READ} {_WRITE} {data} "
             f"(-@all +lpush +rpush +llen +brpop +rpop {queues}) "
@@ -46,7 +46,8 @@ def rules() -> dict[str, str]:
             f"(-@all +publish &{_EVENTS}) (-@all +sadd +smembers ~_kombu.binding.celeryev)"
         ),
         FLOWER: (
-            f"{_START} {_TRANSACTION} {_READ} %R~fedelta:* (-@all +llen %R~{COORDINATOR_QUEUE} %R~{SITE_QUEUE_PREFIX}*) "
+            f"{_START} {_TRANSACTION} {_READ} %R~fedelta:* "
+            f"(-@all +llen {queues}) "
             f"(-@all +psubscribe +subscribe +punsubscribe +unsubscribe &{_EVENTS} &{keys.bell('*')}) "
             f"(-@all +publish &{_EVENTS}) "
             f"(-@all +sadd +srem +smembers +del +llen +exists {_EVENT_KEYS})"

@@ -40,8 +40,8 @@ app.conf.update(
         "ack_emulation": False,
         "priority_steps": [0],  # one list per queue
     },
-    # A queue is a Redis list and nothing else. With an exchange, all who send would read and write the set of its
-    # bindings, and whoever can write that decides where messages go.
+    # A queue is a Redis list and nothing else. With an exchange, all who send would read and write the set of
+    # its bindings, and whoever can write that decides where messages go.
     task_default_exchange="",
     # Nobody commands a worker or listens in on it: what Flower shows comes from the ledger (`dashboard`).
     worker_enable_remote_control=False,
