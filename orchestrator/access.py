@@ -3,9 +3,9 @@
 user          who                      may
 default       nobody                   nothing: it is off
 admin         the person at the centre change users, look at the server; no data at all
-coordinator   the coordinator, beat    what is fedelta's, every queue, Celery's events
+coordinator   the coordinator, beat    what is fedelta's, every queue, hear the sites
 operator      the command line         what is fedelta's, and put messages into queues
-flower        Flower                   look, count what waits in queues, and Celery's events
+flower        Flower                   look, count what waits in queues, hear the sites
 site.<name>   one hospital             its own work (`site`), which is what `tasks.site_ledger` does
 
 A rule is a root part and selectors in brackets; a command is allowed if one of them allows it with all its
@@ -13,21 +13,28 @@ keys. What is not named is forbidden: above all EVAL, SCRIPT, KEYS, SCAN, FLUSHA
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
+
+import redis
+from pydantic import TypeAdapter, ValidationError
 
 from tasks import keys
 from tasks.app import COORDINATOR_QUEUE, SITE_QUEUE_PREFIX, site_queue
+from workers.errors import SettingsError
+from workers.settings import explain
+from workers.spec import Name
 
 ADMIN, COORDINATOR, OPERATOR, FLOWER = "admin", "coordinator", "operator", "flower"
 
 _NOBODY = "user default off sanitize-payload resetchannels -@all"
-_START = "resetchannels -@all +hello +auth +ping +select +reset +client|setname +client|id"
-_TRANSACTION = "+multi +exec +discard +unwatch"
-_EVENTS = "/0.celeryev*"
-_EVENT_KEYS = "~_kombu.binding.celeryev ~celeryev*"
+# AUTH, HELLO, RESET and QUIT are anybody's. Only database 0 is used, so nobody needs SELECT.
+_START = "resetchannels -@all +ping"
+_TRANSACTION = "+multi +exec +unwatch"
 
-_READ = "+get +mget +getrange +strlen +exists +hgetall +smembers +sismember +lrange +xrange +xrevrange +time"
-_WRITE = "+set +del +hset +sadd +srem +rpush +ltrim +xadd +watch"
+_READ = "+get +mget +getrange +exists +hgetall +smembers +lrange +xrange +xrevrange +time"
+_WRITE = "+set +del +hset +sadd +srem +xadd +watch"
+_DRAIN = "+strlen +sismember +rpush +ltrim"  # what only who reads submissions does
 
 
 def rules() -> dict[str, str]:
@@ -36,21 +43,16 @@ def rules() -> dict[str, str]:
     return {
         ADMIN: f"{_START} +acl +info +time +client|list +client|kill +config|get",
         COORDINATOR: (
-            f"{_START} {_TRANSACTION} {_READ} {_WRITE} {data} "
-            f"(-@all +lpush +rpush +llen +brpop +rpop {queues}) "
-            f"(-@all +psubscribe +subscribe +punsubscribe +unsubscribe &{keys.bell('*')}) "
-            f"(-@all +publish &{_EVENTS}) (-@all +sadd +smembers ~_kombu.binding.celeryev)"
+            f"{_START} {_TRANSACTION} {_READ} {_WRITE} {_DRAIN} {data} "
+            f"(-@all +lpush +llen +brpop {queues}) "
+            f"(-@all +psubscribe &{keys.bell('*')}) "
+            f"(-@all +publish &{keys.WORK})"
         ),
-        OPERATOR: (
-            f"{_START} {_TRANSACTION} {_READ} {_WRITE} {data} (-@all +lpush +llen {queues}) "
-            f"(-@all +publish &{_EVENTS}) (-@all +sadd +smembers ~_kombu.binding.celeryev)"
-        ),
+        OPERATOR: (f"{_START} {_TRANSACTION} {_READ} {_WRITE} {data} (-@all +lpush +llen {queues})"),
         FLOWER: (
             f"{_START} {_TRANSACTION} {_READ} %R~fedelta:* "
             f"(-@all +llen {queues}) "
-            f"(-@all +psubscribe +subscribe +punsubscribe +unsubscribe &{_EVENTS} &{keys.bell('*')}) "
-            f"(-@all +publish &{_EVENTS}) "
-            f"(-@all +sadd +srem +smembers +del +llen +exists {_EVENT_KEYS})"
+            f"(-@all +psubscribe &{keys.bell('*')} &{keys.WORK})"
         ),
     }
 
@@ -59,7 +61,11 @@ def site(name: str) -> str:
     """What one hospital may do.
 
     Every key ends in its name, whole, so that `a` cannot reach what belongs to `ab`; `*` is an experiment.
+
+    Raises:
+        SettingsError: it is no site's name.
     """
+    check_site(name)
     any_experiment = "*"
     own = {
         kind: key(any_experiment, name)
@@ -74,9 +80,11 @@ def site(name: str) -> str:
     return " ".join(
         (
             f"{_START} {_TRANSACTION} +time",
-            f"(-@all +get +mget +watch {' '.join(f'%R~{key}' for key in readable)})",
+            f"(-@all +get {' '.join(f'%R~{key}' for key in readable)})",
+            f"(-@all +mget +watch %R~{own['order']} %R~{own['lease']})",
             f"(-@all +exists %W~{own['delta']})",  # whether it is there, not what it says
-            f"(-@all +set +del %W~{own['lease']} %W~{own['delta']} %W~{keys.site(name)})",
+            f"(-@all +set %W~{own['lease']} %W~{own['delta']} %W~{keys.site(name)})",
+            f"(-@all +del %W~{own['lease']})",
             f"(-@all +xadd %W~{own['evaluations']})",
             f"(-@all +rpush %W~{keys.inbox(any_experiment)})",
             f"(-@all +publish &{keys.bell(name)})",
@@ -90,6 +98,42 @@ def model_of_any() -> str:
     return keys.model("*", 0).removesuffix("0") + "*"
 
 
+def check_site(name: str) -> None:
+    """Refuse what is not a site's name.
+
+    Raises:
+        SettingsError: it is none; a name is part of keys and patterns, so nothing else may be in one.
+    """
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise SettingsError(f"site {explain(error, name)[0]}") from error
+
+
+def put_user(admin: redis.Redis, user: str, password_hash: str) -> None:
+    """Make or replace a user of a running Redis."""
+    # A selector is one argument, whatever it has in its brackets.
+    parts = re.findall(r"\([^)]*\)|\S+", rule(user))
+    admin.execute_command(
+        "ACL", "SETUSER", user, "reset", "on", "sanitize-payload", f"#{password_hash}", *parts
+    )
+
+
+def rule(user: str) -> str:
+    """What a user may do.
+
+    Raises:
+        SettingsError: it is neither one of the centre's own nor a site's.
+    """
+    own = rules()
+    if user in own:
+        return own[user]
+    name = user.removeprefix(site_user(""))
+    if site_user(name) != user:
+        raise SettingsError(f"expected {', '.join(own)} or {site_user('<name>')} as a user, got {user!r}")
+    return site(name)
+
+
 def site_user(name: str) -> str:
     """A hospital's user."""
     return f"site.{name}"
@@ -101,10 +145,14 @@ def hashed(password: str) -> str:
 
 
 def acl_file(password_hashes: Mapping[str, str]) -> str:
-    """The text of Redis's ACL file, with these users and the hashes of their passwords."""
-    own = rules()
+    """The text of Redis's ACL file, with these users and the hashes of their passwords.
+
+    Raises:
+        SettingsError: one is no user's name or no hash, so that it could be a rule of its own.
+    """
     lines = [_NOBODY]
     for user, password_hash in password_hashes.items():
-        rule = own[user] if user in own else site(user.removeprefix("site."))
-        lines.append(f"user {user} on sanitize-payload #{password_hash} {rule}")
+        if not re.fullmatch(r"[0-9a-f]{64}", password_hash):
+            raise SettingsError(f"user {user}: expected the password's SHA-256 as 64 hexadecimal digits")
+        lines.append(f"user {user} on sanitize-payload #{password_hash} {rule(user)}")
     return "\n".join(lines) + "\n"

@@ -14,11 +14,7 @@ def worker(sites: Sequence[str]) -> list[str]:
     Two threads for each: one trains, the other can score a version meanwhile.
     """
     queues = ",".join(f"site.{site}" for site in sites)
-    # Nobody listens for its heartbeat: it announces itself in the ledger.
-    return [
-        *_celery("tasks.site_worker", queues, "threads", 2 * len(sites), f"{sites[0]}@%h"),
-        "--without-heartbeat",
-    ]
+    return _celery("tasks.site_worker", queues, "threads", 2 * len(sites), f"{sites[0]}@%h")
 
 
 def coordinator() -> list[str]:
@@ -28,14 +24,13 @@ def coordinator() -> list[str]:
 
 def beat() -> list[str]:
     """Command line of a clock apart from the coordinator's process."""
-    scheduler = ("--scheduler", "celery.beat:Scheduler", "--loglevel", "INFO")  # in memory, no file
+    scheduler = ("--scheduler", "tasks.beat:LivingScheduler", "--loglevel", "INFO")
     return [*_celery_app("tasks.app"), "beat", *scheduler]
 
 
-def flower(settings: Path, address: str, port: int) -> list[str]:
-    """Command line of Flower, with these settings."""
-    places = (f"--conf={settings}", f"--address={address}", f"--port={port}")
-    return [*_celery_app("tasks.dashboard"), "flower", *places]
+def flower(address: str, port: int) -> list[str]:
+    """Command line of Flower."""
+    return [sys.executable, "-m", "tasks.dashboard", f"{address}:{port}"]
 
 
 def start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -78,8 +73,9 @@ def _mortal() -> list[str]:
 
 
 def _celery(module: str, queues: str, pool: str, concurrency: int, hostname: str) -> list[str]:
-    # Gossip and mingle talk between workers, which here have nothing to tell each other.
-    options = f"--pool {pool} --concurrency {concurrency} --without-gossip --without-mingle --loglevel INFO"
+    # Workers have nothing to tell each other, and announce themselves in the ledger.
+    options = f"--pool {pool} --concurrency {concurrency} --loglevel INFO"
+    options += " --without-gossip --without-mingle --without-heartbeat"
     return [
         *_celery_app(module),
         *("worker", "--queues", queues, "--hostname", hostname),

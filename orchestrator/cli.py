@@ -19,16 +19,17 @@ import typer
 
 from orchestrator.lazily import lazily
 from tasks import environment
-from workers.errors import DataError, ExperimentError, FedeltaError, NotFound, Unavailable
+from workers.errors import DataError, ExperimentError, FedeltaError, NotFound, SettingsError, Unavailable
 
 LAUNCHED = time.time()
 
-EXIT_CODES = {ExperimentError: 2, DataError: 2, Unavailable: 3, NotFound: 4}
+EXIT_CODES = {ExperimentError: 2, SettingsError: 2, DataError: 2, Unavailable: 3, NotFound: 4}
 
 
 # `fedelta --help` must not wait for Redis and pydantic.
 commands = lazily("orchestrator.commands")
 hosting = lazily("orchestrator.hosting")
+administration = lazily("orchestrator.administration")
 
 app = typer.Typer(
     help="Asynchronous federated learning across hospitals.",
@@ -124,16 +125,77 @@ def predict(
 
 @app.command()
 def worker(
-    site: Annotated[list[str], typer.Option("--site", help="A site's name; may be given again.")],
+    site: Annotated[
+        list[str], typer.Option("--site", help="The site's file (site.toml); in trials a name, or several.")
+    ],
 ) -> None:
     """Start the worker of a site: it trains on the site's examples, and never sends them."""
-    commands.worker(site)
+    administration.worker(site)
 
 
 @app.command()
-def coordinator() -> None:
+def coordinator(
+    beat: Annotated[bool, typer.Option(help="With its clock in it, or with `fedelta beat` apart.")] = True,
+) -> None:
     """Start the coordinator: it folds updates into the model and gives the next orders."""
-    commands.coordinator()
+    administration.coordinator(has_own_beat=beat)
+
+
+@app.command()
+def beat() -> None:
+    """Start the clock of coordinators that were started with --no-beat."""
+    administration.beat()
+
+
+@app.command()
+def flower(
+    address: Annotated[str, typer.Option(help="Where its pages are.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Likewise.")] = 5555,
+) -> None:
+    """Start Flower: workers, queues and tasks in a browser, behind the login in FEDELTA_LOGIN_FILE."""
+    administration.flower(address, port)
+
+
+@app.command()
+def alive() -> None:
+    """For health checks: exit code 0 if the process that touches FEDELTA_ALIVE_FILE is at work."""
+    raise typer.Exit(0 if administration.is_alive() else 1)
+
+
+@app.command()
+def init_centre(
+    folder: Annotated[Path, typer.Argument(help="The centre's folder.", show_default=False)],
+    host: Annotated[
+        str, typer.Option(help="The name or IP address at which hospitals reach the centre.")
+    ] = "localhost",
+    port: Annotated[int, typer.Option(help="The port of its Redis there.")] = 6379,
+    docker: Annotated[
+        bool, typer.Option(help="For docker compose, or for processes of this machine.")
+    ] = True,
+    keep: Annotated[bool, typer.Option("--keep", help="Be content with a centre that is there.")] = False,
+) -> None:
+    """Make what a coordinating centre needs: certificates, Redis's settings and users, compose files."""
+    administration.init_centre(folder, host, port, uses_docker=docker, keeps=keep)
+
+
+Centre = Annotated[Path, typer.Option("--centre", help="The centre's folder.")]
+RedisUrl = Annotated[
+    str | None,
+    typer.Option("--redis", help="rediss://<host>:<port>/0, where the centre's Redis is seen from here."),
+]
+SiteName = Annotated[str, typer.Argument(help="The site's name.", show_default=False)]
+
+
+@app.command()
+def add_site(name: SiteName, centre: Centre = Path(), redis: RedisUrl = None) -> None:
+    """Let a hospital in, and write the archive that it gets."""
+    administration.add_site(centre, name, redis)
+
+
+@app.command()
+def remove_site(name: SiteName, centre: Centre = Path(), redis: RedisUrl = None) -> None:
+    """Let a hospital in no more, from now on, and end its connections."""
+    administration.remove_site(centre, name, redis)
 
 
 def main() -> None:

@@ -1,20 +1,15 @@
 """What the commands of `cli` do."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console, RenderableType
 from rich.table import Table
 
 from orchestrator import (
-    children,
     control,
     experiment,
     hosting,
@@ -30,9 +25,7 @@ from orchestrator.runs import Run
 from tasks import environment, progress
 from tasks.app import connect, connect_to, use_broker
 from tasks.ledger import Ledger
-from workers.errors import ExperimentError, NotFound
-from workers.settings import explain
-from workers.spec import Name
+from workers.errors import NotFound
 
 # Loads data sets, which takes a second: meanwhile the processes of a run on this machine start.
 submission = lazily("orchestrator.submit")
@@ -152,21 +145,6 @@ def predict(model: Path, file: Path, output: Path | None) -> None:
     console.print(f"{num_rows} predictions in {written}", highlight=False)
 
 
-def worker(sites: Sequence[str]) -> None:
-    """Become the worker of these sites."""
-    for site in sites:
-        try:
-            TypeAdapter(Name).validate_python(site)
-        except ValidationError as error:
-            raise ExperimentError(f"--site {explain(error, site)[0]}") from error
-    _become(children.worker(sites))
-
-
-def coordinator() -> None:
-    """Become the coordinator."""
-    _become(children.coordinator())
-
-
 def _submit_here(run: Run, host: subprocess.Popen[bytes]) -> None:
     """Submit to a run's own processes; if that fails, end them and leave no trace of the run."""
     try:
@@ -258,10 +236,3 @@ def _row(run: Run) -> dict[str, Any]:
         "state": written["outcome"] if written else "no results",
         "applied": written["applied"] if written else None,
     }
-
-
-def _become(command: Sequence[str]) -> None:
-    """Replace this process; signals then go where they are meant to."""
-    connect()  # says clearly that Redis is not there, before Celery tries for ever
-    sys.stdout.flush()
-    os.execv(command[0], list(command))

@@ -22,7 +22,7 @@ def read(path: Path) -> Experiment:
         written = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number too long, lists nested too deep
         raise ExperimentError(f"{path}: is not TOML: {error}") from error
     try:
         return TypeAdapter(Experiment).validate_python(written)

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 
-from tasks import codec, dispatch, exposition, state
+from tasks import codec, dispatch, exposition, messages, state
 from tasks.app import app, connect
 from tasks.ledger import Ledger, Turn
 from tasks.messages import Event, HistoryRow, Submission
@@ -90,13 +90,16 @@ def checked_update(turn: Turn, server: Server, site: str, submission: Submission
     """The submission as an update of the current model.
 
     Raises:
-        MalformedMessage: it has no delta, or one that does not fit the model or is not finite.
+        MalformedMessage: it has no delta, or one that does not fit the model, is not finite or too large.
     """
     if submission.delta is None:
         raise MalformedMessage(f"the site could not train: {submission.error}")
     delta = codec.unpack_tree(submission.delta, server.params)
     if path := trees.out_of_bounds(delta):
         raise MalformedMessage(f"leaf {path!r} of the delta is not finite, or beyond {trees.MAX_ABSOLUTE:g}")
+    max_norm = turn.spec.experiment.strategy.max_norm
+    if max_norm is not None and (norm := trees.norm(delta)) > max_norm:
+        raise MalformedMessage(f"norm {norm:g} is past the maximum of {max_norm:g}")
     if submission.num_examples < 1:
         raise MalformedMessage("expected a number of examples of at least 1")
     base_version = turn.state.sites[site].base_version
@@ -146,6 +149,7 @@ def accept(
 def refuse(turn: Turn, so_far: Drain, site: str, reason: str, *, is_fault: bool) -> None:
     """Leave the site's submission out, and say so."""
     name, order = turn.spec.experiment.name, f"{site}/{turn.state.sites[site].sequence}"
+    reason = messages.one_line(reason)
     so_far.state = state.refuse(so_far.state, site, is_fault=is_fault)
     so_far.events.append(Event(time=turn.now, kind="refused", site=site, order=order, detail=reason))
     logger.warning("%s %s: refused: %s", name, order, reason)

@@ -18,6 +18,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from tasks import connection, environment
+from tasks.connection import Connection
 from workers.errors import Unavailable
 
 COORDINATOR_QUEUE = "coordinator"
@@ -105,11 +106,22 @@ def connect_to(url: str) -> redis.Redis:
     Raises:
         Unavailable: nobody answers there.
     """
-    options: dict[str, Any] = {"retry": Retry(ExponentialBackoff(cap=1.0), retries=5)}
+    return _open(url, connection.tls() if url == connection.ledger_url() else None)
+
+
+def connect_by(found: Connection) -> redis.Redis:
+    """The Redis of this connection, checked to be there.
+
+    Raises:
+        Unavailable: nobody answers there, or it does not let us in.
+    """
+    return _open(found.url_with_password, found.tls)
+
+
+def _open(url: str, tls: dict[str, Any] | None) -> redis.Redis:
+    options: dict[str, Any] = {"retry": Retry(ExponentialBackoff(cap=1.0), retries=5), **(tls or {})}
     if not url.startswith("unix://"):
         options |= {"socket_keepalive": True, "socket_timeout": 30.0, "socket_connect_timeout": 5.0}
-    if url == connection.ledger_url():
-        options |= connection.tls() or {}
     try:
         client = redis.Redis.from_url(url, **options)
         client.ping()

@@ -8,7 +8,7 @@ A call that is lost only delays: `supervise` finds what the ledger holds.
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import redis
@@ -18,6 +18,7 @@ from tasks import keys, messages
 from tasks.messages import Count
 from workers.errors import MalformedMessage
 from workers.settings import message
+from workers.spec import Name
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +31,11 @@ class Call:
     """What a site has done; `number` is the order's, or the version that was scored."""
 
     kind: Literal["here", "started", "taken", "submitted", "scored", "gone"]
-    experiment: Annotated[str, Field(max_length=63)] = ""
+    experiment: Name | Literal[""] = ""
     number: Count = 0
     seconds: Annotated[NonNegativeFloat, Field(le=1e9)] = 0.0  # that it took
     has_failed: bool = False
-    holder: Annotated[str, Field(max_length=64)] = ""  # the worker's name in leases
+    holder: Annotated[str, Field(pattern=r"^[0-9a-f]*$", max_length=64)] = ""  # the worker's name in leases
 
 
 def ring(pipe: redis.client.Pipeline, site: str, call: Call) -> None:
@@ -47,23 +48,34 @@ def calls(client: redis.Redis, stopping: threading.Event) -> Iterator[tuple[str,
 
     What is not a call is logged and left out; a Redis that is gone is waited for.
     """
-    prefix = keys.bell("")
+    for channel, data in heard(client, [keys.bell("*")], stopping):
+        site = site_of(channel)
+        try:
+            yield site, decode(data)
+        except MalformedMessage as error:
+            logger.warning("site %.80r rang with what is no call: %s", site, error)
+
+
+def heard(
+    client: redis.Redis, patterns: Sequence[str], stopping: threading.Event
+) -> Iterator[tuple[str, bytes]]:
+    """Whatever is published on channels of these patterns from now on, until `stopping` is set."""
     while not stopping.is_set():
         try:
-            with client.pubsub(ignore_subscribe_messages=True) as heard:
-                heard.psubscribe(keys.bell("*"))
+            with client.pubsub(ignore_subscribe_messages=True) as subscription:
+                subscription.psubscribe(*patterns)
                 while not stopping.is_set():
-                    received = heard.get_message(timeout=PATIENCE_SECONDS)
-                    if received is None:
-                        continue
-                    site = received["channel"].decode(errors="replace").removeprefix(prefix)
-                    try:
-                        yield site, decode(received["data"])
-                    except MalformedMessage as error:
-                        logger.warning("site %.80r rang with what is no call: %s", site, error)
+                    received = subscription.get_message(timeout=PATIENCE_SECONDS)
+                    if received is not None:
+                        yield received["channel"].decode(errors="replace"), received["data"]
         except redis.RedisError as error:
             logger.warning("cannot hear the sites: %s", error)
             stopping.wait(PATIENCE_SECONDS)
+
+
+def site_of(channel: str) -> str:
+    """The site whose channel this is."""
+    return channel.removeprefix(keys.bell(""))
 
 
 def decode(data: bytes) -> Call:

@@ -2,6 +2,10 @@
 
 A tree is a list of [path, {dtype, shape, encoding, data}] with raw little-endian bytes. Decoding makes no
 copy: the arrays are read-only views of the message.
+
+Whoever wrote a message may be hostile, so what decoding one costs is bounded by its own length: its texts,
+lists and maps are no longer than an honest one's, and no more of them. It may be nested as deep as the parser
+goes, which is 1024; nothing here follows it down.
 """
 
 import math
@@ -18,6 +22,11 @@ from workers.params import Array, Params
 DTYPES = {"float32": "<f4", "float64": "<f8", "int32": "<i4", "int64": "<i8"}
 LEAF_OVERHEAD = 512  # bytes, at most: a leaf's path, shape and names
 MESSAGE_OVERHEAD = 4096  # bytes, at most: what else a message says
+MAX_TEXT = 4096  # bytes of any text: an error's 500 characters, a leaf's path
+MAX_DIMENSIONS = 32
+BYTES_PER_LEAF = 42  # at least: an empty path, the names, no data
+BYTES_PER_LIST = BYTES_PER_LEAF // 3  # for each list or map: a leaf has three
+SHOWN = 200  # characters of what a message says, in an error
 
 PackedTree: TypeAlias = list[list[Any]]
 
@@ -39,12 +48,14 @@ def unpack_tree(packed: object, reference: Mapping[str, Array] | None) -> Params
     leaves = [_unpack_leaf(entry) for entry in _checked(packed, list, "a list of leaves")]
     tree = dict(leaves)
     if len(tree) != len(leaves):
-        raise MalformedMessage(f"expected each leaf once, got {[path for path, _ in leaves]}")
+        raise MalformedMessage(f"expected each leaf once, got {str([path for path, _ in leaves]):.{SHOWN}}")
     if reference is None:
         return tree
     if differing := sorted(tree.keys() ^ reference.keys()):
         found = "unexpected" if differing[0] in tree else "missing"
-        raise MalformedMessage(f"leaf {differing[0]!r} is {found}; expected the leaves {sorted(reference)}")
+        raise MalformedMessage(
+            f"leaf {differing[0]!r:.{SHOWN}} is {found}; expected the leaves {sorted(reference)}"
+        )
     for path, expected in reference.items():
         if (tree[path].shape, tree[path].dtype) != (expected.shape, expected.dtype):
             raise MalformedMessage(
@@ -62,21 +73,41 @@ def encode_tree(tree: Mapping[str, Array]) -> bytes:
 
 def decode_tree(data: bytes, reference: Mapping[str, Array] | None) -> Params:
     """The inverse of `encode_tree`, checked as `unpack_tree` does."""
-    message = unpack(data)
-    if message.keys() != {"v", "tree"} or message["v"] != 1:
-        raise MalformedMessage(f"expected a tree of format 1, got a map of {sorted(message)}")
+    message = unpack(data, longest(data, reference))
+    if message.keys() != {"v", "tree"} or type(message["v"]) is not int or message["v"] != 1:
+        raise MalformedMessage(f"expected a tree of format 1, got a map of {str(sorted(message)):.{SHOWN}}")
     return unpack_tree(message["tree"], reference)
 
 
-def unpack(data: bytes) -> dict[str, Any]:
-    """The msgpack map that these bytes are.
+def unpack(data: bytes, longest: int) -> dict[str, Any]:
+    """The msgpack map that these bytes are; no list or map in it has more than `longest` entries.
 
     Raises:
-        MalformedMessage: they are not one.
+        MalformedMessage: they are not one, or one that an honest sender does not make.
     """
+    left = 8 + len(data) // BYTES_PER_LIST  # lists and maps
+
+    def counted(container: object) -> object:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"it has more lists and maps than one for every {BYTES_PER_LIST} bytes")
+        return container
+
     try:
-        # Lengths inside are checked against the message's own, nesting against the parser's limit.
-        message = msgpack.unpackb(data, raw=False, strict_map_key=True)
+        message = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            # The parser reserves a list's memory by the length that it claims, before it has seen one entry.
+            max_array_len=min(longest, len(data)),
+            max_map_len=min(longest, len(data)),
+            max_str_len=min(MAX_TEXT, len(data)),
+            max_bin_len=len(data),
+            max_ext_len=0,
+            list_hook=counted,
+            object_hook=counted,
+        )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise MalformedMessage(
             f"expected a msgpack map, got {len(data)} bytes that are not: {error}"
@@ -85,6 +116,12 @@ def unpack(data: bytes) -> dict[str, Any]:
     for key in checked:
         _checked(key, str, "a msgpack map whose keys are text")
     return checked
+
+
+def longest(data: bytes, reference: Mapping[str, Array] | None) -> int:
+    """Entries of the longest list or map in a message with one tree like the reference."""
+    num_leaves = len(data) // BYTES_PER_LEAF if reference is None else len(reference) + 1
+    return max(num_leaves, MAX_DIMENSIONS)
 
 
 def size_limit(reference: Mapping[str, Array]) -> int:
@@ -107,7 +144,7 @@ def _unpack_leaf(entry: object) -> tuple[str, np.ndarray]:
     if len(pair) != 2:
         raise MalformedMessage(f"expected a leaf [path, array], got a list of {len(pair)}")
     path = _checked(pair[0], str, "a leaf's path")
-    where = f"of leaf {path!r}"
+    where = f"of leaf {path!r:.{SHOWN}}"
     fields = _checked(pair[1], dict, f"the array {where}")
     if fields.keys() != {"dtype", "shape", "encoding", "data"} or fields["encoding"] != "raw":
         raise MalformedMessage(f"the array {where}: expected dtype, shape, encoding 'raw' and data")
@@ -115,8 +152,8 @@ def _unpack_leaf(entry: object) -> tuple[str, np.ndarray]:
     if dtype is None:
         raise MalformedMessage(f"the dtype {where}: expected one of {', '.join(DTYPES)}")
     shape = _checked(fields["shape"], list, f"the shape {where}")
-    if not all(type(size) is int and 0 <= size < 2**40 for size in shape) or len(shape) > 32:
-        raise MalformedMessage(f"the shape {where}: expected up to 32 sizes")
+    if not all(type(size) is int and 0 <= size < 2**40 for size in shape) or len(shape) > MAX_DIMENSIONS:
+        raise MalformedMessage(f"the shape {where}: expected up to {MAX_DIMENSIONS} sizes")
     data = _checked(fields["data"], bytes, f"the data {where}")
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != expected:

@@ -11,6 +11,7 @@
 The password is in a file of its own, so that this one can be shown, compared and mailed.
 """
 
+import os
 import ssl
 import tomllib
 from functools import cache
@@ -64,10 +65,7 @@ class Connection(BaseModel):
         }
 
     def _password(self) -> str:
-        try:
-            return self.password_file.read_text("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{self.password_file}: the password cannot be read: {error}") from error
+        return read_text(self.password_file).strip()
 
 
 def current() -> Connection | None:
@@ -102,8 +100,10 @@ def tls() -> dict[str, Any] | None:
     return found.tls if found else None
 
 
-def read(path: Path) -> Connection:
+def read(path: Path, url: str | None = None) -> Connection:
     """The `[connection]` of this file, whatever else is in it; its file names start from its folder.
+
+    `url` is where Redis is seen from here, if not where the file says.
 
     Raises:
         SettingsError: it cannot be read, says something wrong, or names a file that is not there.
@@ -113,7 +113,7 @@ def read(path: Path) -> Connection:
     if not isinstance(table, dict):
         raise SettingsError(f"{path}: expected a table [connection]")
     try:
-        found = Connection.model_validate(table)
+        found = Connection.model_validate({**table, "url": url} if url else table)
     except ValidationError as error:
         mistakes = "\n".join(f"  connection.{line}" for line in explain(error, table))
         raise SettingsError(f"{path}: nothing was started, because of\n{mistakes}") from error
@@ -121,7 +121,7 @@ def read(path: Path) -> Connection:
         name: path.parent / getattr(found, name) for name in ("password_file", "ca", "certificate", "key")
     }
     for name, place in places.items():
-        if not place.is_file():
+        if not os.path.isfile(place):  # unlike pathlib's, of any text
             raise SettingsError(f"{path}: connection.{name}: there is no file {place}")
     return found.model_copy(update=places)
 
@@ -133,11 +133,23 @@ def read_toml(path: Path) -> dict[str, Any]:
         SettingsError: it cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as error:  # a number too long, lists nested too deep
         raise SettingsError(f"{path}: is not TOML: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """The file's text.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: cannot be read: it is not text") from None
 
 
 _read_once = cache(read)

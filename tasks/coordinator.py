@@ -12,14 +12,11 @@ from celery import bootsteps
 from celery.beat import EmbeddedService, Scheduler
 from celery.signals import task_prerun
 
-from tasks import aggregate, collect, environment, exposition, supervise
+from tasks import aggregate, collect, environment, exposition, supervise, work
 from tasks.app import app
 from tasks.reception import reception
 
 TASKS = (aggregate.aggregate, collect.collect, supervise.supervise, supervise.welcome)
-
-app.conf.worker_send_task_events = True  # for Flower; nobody else listens
-app.conf.task_send_sent_event = True
 
 
 class Clock(bootsteps.StartStopStep):
@@ -42,9 +39,10 @@ if environment.has_own_beat():
     app.steps["worker"].add(Clock)
 app.steps["worker"].add(Ear)
 exposition.serve(environment.metrics_address())
+work.publish_all()
 
 
 @task_prerun.connect
 def _take(task: Any, kwargs: dict[str, Any], **_: object) -> None:
     """Whatever a site calls from here on, this task may not see."""
-    reception.taken(task.name, kwargs.get("site") or kwargs.get("experiment") or "")
+    reception.taken(task.name, work.about(kwargs))

@@ -9,6 +9,7 @@ FEDELTA_METRICS_ADDRESS  <address>:<port> at which the coordinator has its Prome
 FEDELTA_LOGIN_FILE       a file with <user>:<password>, the login of Flower
 FEDELTA_ALIVE_FILE       a file that a process touches while it is at work; by default none
 FEDELTA_OWN_BEAT         "no" for a coordinator whose clock is a process of its own (`fedelta beat`)
+FEDELTA_ADMIN_REDIS      where the centre's Redis is seen from here, for `add-site`, `remove-site`, `doctor`
 
 A secret is never in a variable or an argument, which others can see; the variables name files.
 """
@@ -102,6 +103,11 @@ def metrics_address() -> tuple[str, int] | None:
             f"FEDELTA_METRICS_ADDRESS: expected <address>:<port>, such as 127.0.0.1:9540, got {chosen!r}"
         )
     return address, int(port)
+
+
+def admin_redis() -> str | None:
+    """Where the centre's Redis is, for whoever administers it from another place than its host."""
+    return os.environ.get("FEDELTA_ADMIN_REDIS") or None
 
 
 def login_file() -> Path | None:

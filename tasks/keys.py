@@ -5,7 +5,7 @@ to one site is a key of its own that ends in the site's name, so that a Redis AC
 
 key (after `fedelta:`)  type             written by    what
 experiments             set              orchestrator  names of all experiments
-coordinator             string, expires  coordinator   there while a coordinator lives
+coordinator             string, expires  coordinator   its worker's name, while a coordinator lives
 running                 set              coordinator   names of those that are not finished
 site:<site>             string, expires  that site     when it was last seen, and its software
 {E}:spec                string           orchestrator  experiment and schema, written once
@@ -23,6 +23,7 @@ site:<site>             string, expires  that site     when it was last seen, an
 {E}:evaluations:<site>  stream           that site     a row per version that it scored
 
 bell:<site>             channel          that site     hints of what it has just done: `bell.Call`
+work                    channel          coordinator   what it has just done, for Flower: `work.Work`
 
 A coordinator's transition is one WATCH of `head` and one MULTI that always writes `head`; so of two that read
 the same state, one wins. The orchestrator's `stop` and `resume` are such transitions too.
@@ -31,6 +32,7 @@ the same state, one wins. The orchestrator's `stop` and `resume` are such transi
 EXPERIMENTS = "fedelta:experiments"
 RUNNING = "fedelta:running"
 COORDINATOR = "fedelta:coordinator"
+WORK = "fedelta:work"
 
 
 def site(site: str) -> str:

@@ -3,8 +3,10 @@
 Sites use `site_ledger`, people look through `progress`; `keys` explains every key.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from socket import gethostname
 
 import redis
 
@@ -16,9 +18,12 @@ from workers.params import Params
 from workers.spec import Experiment, Spec
 from workers.strategies import Server
 
+logger = logging.getLogger(__name__)
+
 MAX_EVENTS = 10_000  # kept per experiment, about; the oldest go first
 PRESENCE = 15  # seconds after its last announcement during which a site counts as there
 MAX_DRAIN = 1000  # entries of the inbox that one turn looks at
+MAX_LEASE = 160  # bytes: an order's id and its holder
 
 
 class Turn:
@@ -44,20 +49,18 @@ class Turn:
     @property
     def waiting(self) -> list[str]:
         """Sites with an unfinished order that say they have submitted, in the order in which they did."""
-        named = dict.fromkeys(entry.decode(errors="replace") for entry in self._entries)
-        return [site for site in named if site in self.state.outstanding]
+        outstanding = {site.encode(): site for site in self.state.outstanding}
+        return [outstanding[entry] for entry in dict.fromkeys(self._entries) if entry in outstanding]
 
     def server(self) -> Server:
         """The current model and what the strategy remembers."""
-        memory = codec.decode_tree(self._pipe.get(keys.memory(self._name)), reference=None)
         version = self.state.head.version
-        return Server(params=self.model(version), version=version, memory=memory)
+        return Server(params=self.model(version), version=version, memory=self._tree(keys.memory(self._name)))
 
     def model(self, version: int) -> Params:
         """The parameters of a version that is still needed."""
         if version not in self._models:
-            stored = self._pipe.get(keys.model(self._name, version))
-            self._models[version] = codec.decode_tree(stored, reference=None)
+            self._models[version] = self._tree(keys.model(self._name, version))
         return self._models[version]
 
     def submission(self, site: str, reference: Params) -> tuple[Submission, int] | None:
@@ -73,19 +76,31 @@ class Turn:
         self._read_deltas.append(key)
         if len(stored) > limit:
             raise MalformedMessage(f"expected at most {limit} bytes, got {self._pipe.strlen(key)}")
-        submission = messages.decode(Submission, stored)
+        submission = messages.decode(Submission, stored, codec.longest(stored, reference))
         record = self.state.sites[site]
         return (submission, len(stored)) if submission.order == f"{site}/{record.sequence}" else None
 
     def evaluations(self) -> dict[str, EvaluationRow]:
-        """By site, its score of the version that the sites are asked for, where it has come."""
+        """By site, its score of the version that the sites are asked for, where it has come.
+
+        Redis has no command that reads a row in part, so a row can be as large as Redis lets a site write it
+        (`proto-max-bulk-len`); the same is true of the inbox. What is too large is not decoded.
+        """
         with self._redis.pipeline(transaction=False) as reads:
             for site in self.state.active:
                 reads.xrevrange(keys.evaluations(self._name, site), count=1)
             streams = zip(self.state.active, reads.execute(), strict=True)
-        newest = {site: _evaluation(fields) for site, entries in streams for _, fields in entries}
-        asked = self.state.head.evaluating
-        return {site: row for site, row in newest.items() if row is not None and row.version == asked}
+        found = {}
+        for site, entries in streams:
+            for _, fields in entries:
+                try:
+                    row = messages.decode(EvaluationRow, fields.get(b"row", b""))
+                except MalformedMessage as error:
+                    logger.warning("%s %s: a score that is none: %s", self._name, site, error)
+                    continue  # as if it had not come
+                if row.version == self.state.head.evaluating:
+                    found[site] = row
+        return found
 
     def present(self) -> set[str]:
         """Active sites whose worker lives."""
@@ -94,10 +109,13 @@ class Turn:
 
     def leases(self) -> dict[str, str]:
         """By site that is at work on its unfinished order, the worker that holds the lease."""
-        held = self._redis.mget([keys.lease(self._name, site) for site in self.state.outstanding] or [""])
+        with self._redis.pipeline(transaction=False) as reads:
+            for site in self.state.outstanding:
+                reads.getrange(keys.lease(self._name, site), 0, MAX_LEASE - 1)
+            held = zip(self.state.outstanding, reads.execute(), strict=True)
         holders = {}
-        for site, lease in zip(self.state.outstanding, held, strict=False):
-            order_id, _, holder = (lease or b"").decode(errors="replace").partition(" ")
+        for site, lease in held:
+            order_id, _, holder = lease.decode(errors="replace").partition(" ")
             if order_id == f"{site}/{self.state.sites[site].sequence}":
                 holders[site] = holder
         return holders
@@ -157,6 +175,13 @@ class Turn:
             self._redis.srem(keys.RUNNING, name)
         return new
 
+    def _tree(self, key: str) -> Params:
+        """What a coordinator wrote."""
+        stored = self._pipe.get(key)
+        if stored is None:
+            raise NotFound(f"experiment {self._name}: the ledger has lost {key}")
+        return codec.decode_tree(stored, reference=None)
+
     def _write_server(self, server: Server) -> None:
         self._pipe.set(keys.memory(self._name), codec.encode_tree(server.memory))
         if server.version != self.state.head.version:
@@ -195,7 +220,7 @@ class Ledger:
 
     def announce_coordinator(self) -> None:
         """Say that a coordinator lives."""
-        self._redis.set(keys.COORDINATOR, "lives", ex=PRESENCE)
+        self._redis.set(keys.COORDINATOR, f"coordinator@{gethostname()}", ex=PRESENCE)
 
     def names(self) -> list[str]:
         """All experiments."""
@@ -234,10 +259,14 @@ class Ledger:
 
 def last_seen(client: redis.Redis, sites: Sequence[str]) -> dict[str, float]:
     """By site, when its worker last announced itself; a site that never did is not in it."""
+    with client.pipeline(transaction=False) as reads:
+        for site in sites:
+            reads.getrange(keys.site(site), 0, messages.MAX_BYTES)
+        announced = zip(sites, reads.execute(), strict=True)
     found = {}
-    for site, stored in zip(sites, client.mget([keys.site(site) for site in sites] or [""]), strict=False):
+    for site, stored in announced:
         try:
-            found[site] = messages.decode(Announcement, stored or b"").seen
+            found[site] = messages.decode(Announcement, stored).seen
         except MalformedMessage:
             continue  # as if it had said nothing
     return found
@@ -288,11 +317,3 @@ def _write_state(pipe: redis.client.Pipeline, experiment: Experiment, old: State
 def _append(pipe: redis.client.Pipeline, key: str, rows: Sequence[object], maxlen: int | None = None) -> None:
     for row in rows:
         pipe.xadd(key, {"row": messages.encode(row)}, maxlen=maxlen)
-
-
-def _evaluation(fields: Mapping[bytes, bytes]) -> EvaluationRow | None:
-    """What a site wrote, or None if it cannot be read: as if it had not come."""
-    try:
-        return messages.decode(EvaluationRow, fields.get(b"row", b""))
-    except MalformedMessage:
-        return None

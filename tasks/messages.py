@@ -2,6 +2,7 @@
 
 A map has `v`, the format's version, first; decoding checks every field before anyone uses it.
 Times are seconds since 1970 by the ledger's clock (Redis TIME), so that sites' clocks do not matter.
+What a site writes is bounded in every field: texts in characters, numbers so that their sums are finite.
 """
 
 import dataclasses
@@ -17,9 +18,12 @@ from tasks import codec
 from workers.errors import MalformedMessage
 from workers.metrics import Metrics
 from workers.settings import explain, message
-from workers.spec import Experiment
+from workers.spec import Experiment, Spec
 
 FORMAT = 1
+MAX_BYTES = 16_384  # of a message with neither a tree nor an experiment in it
+MAX_ENTRIES = 64  # of a map in one
+MAX_DETAIL = 1000  # characters
 Message = TypeVar("Message")
 
 _adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(maxsize=32)(TypeAdapter)  # one for each kind
@@ -27,13 +31,17 @@ _adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(maxsize=32)(TypeAdapter)
 
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**53)]  # what msgpack and a float can hold
 Score: TypeAlias = Annotated[float, Field(ge=-1e30, le=1e30)]  # so that a mean of them is finite
+Loss: TypeAlias = Annotated[float, Field(ge=-1e39, le=1e39)]  # any float32
+Time: TypeAlias = Annotated[float, Field(ge=0, le=1e11)]  # until the year 5138
+Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e9)]
+OrderId: TypeAlias = Annotated[str, Field(max_length=80)]  # a site's name, "/", a Count
 
 
 @message
 class Announcement:
     """A site's worker says that it lives."""
 
-    seen: float
+    seen: Time
     software: str = Field(max_length=200)
 
 
@@ -57,13 +65,13 @@ class Order:
 class Submission:
     """What a site answers to an order: its delta, or why there is none."""
 
-    order: str
+    order: OrderId
     delta: list[Any] | None = None  # a packed tree, still to be checked against the model
     error: str = Field(default="", max_length=500)
     num_examples: Count = 0
-    loss: float = 0.0
-    started: NonNegativeFloat = 0.0
-    seconds: NonNegativeFloat = 0.0
+    loss: Loss = 0.0
+    started: Time = 0.0
+    seconds: Seconds = 0.0
     bytes_down: Count = 0
 
 
@@ -90,10 +98,13 @@ class HistoryRow:
 class EvaluationRow:
     """One site's score of a version on the examples that it holds out."""
 
-    time: float
-    version: NonNegativeInt
+    time: Time
+    version: Count
     num_examples: Annotated[Count, Field(ge=1)]
-    metrics: Annotated[dict[str, Score | None], Field(max_length=32)]
+    metrics: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Score | None],
+        Field(max_length=32),
+    ]
 
 
 @message
@@ -115,7 +126,7 @@ class Event:
     kind: Literal["refused", "resent", "dropped", "finished", "resumed"]
     site: str = ""
     order: str = ""
-    detail: str = ""
+    detail: Annotated[str, Field(max_length=MAX_DETAIL)] = ""
     pause: NonNegativeFloat = 0.0  # seconds that the experiment stood still before it was resumed
 
 
@@ -132,20 +143,27 @@ def encode_spec(spec: object) -> bytes:
     return packed
 
 
-def decode(kind: type[Message], data: bytes) -> Message:
+def decode(kind: type[Message], data: bytes, longest: int | None = None) -> Message:
     """The message of that kind that these bytes are.
+
+    `longest` is how many entries a list or a map in it may have; None: as many as the kind allows.
 
     Raises:
         MalformedMessage: they are none.
     """
-    fields = codec.unpack(data)
+    fields = codec.unpack(data, _longest(kind, data) if longest is None else longest)
     version = fields.pop("v", None)
     if type(version) is not int or version != FORMAT:
-        raise MalformedMessage(f"{kind.__name__}: expected format {FORMAT}, got {version!r}")
+        raise MalformedMessage(f"{kind.__name__}: expected format {FORMAT}, got {version!r:.{codec.SHOWN}}")
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise MalformedMessage(f"{kind.__name__}: {explain(error, fields)[0]}") from error
+        raise _refusal(kind, error, fields) from error
+
+
+def one_line(text: str) -> str:
+    """What a site says, as an event, a log and a terminal can show it: printable, and not too long."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:MAX_DETAIL])
 
 
 def to_hash(fields: object) -> dict[str, str]:
@@ -155,9 +173,19 @@ def to_hash(fields: object) -> dict[str, str]:
 
 
 def from_hash(kind: type[Message], stored: Mapping[bytes, bytes]) -> Message:
-    """The inverse of `to_hash`."""
-    fields = {name.decode(): value.decode() for name, value in stored.items() if value}
-    found: Message = _adapter(kind).validate_python(fields)
+    """The inverse of `to_hash`.
+
+    Raises:
+        MalformedMessage: the fields are not those of that kind.
+    """
+    try:
+        fields = {name.decode(): value.decode() for name, value in stored.items() if value}
+    except UnicodeDecodeError as error:
+        raise MalformedMessage(f"{kind.__name__}: expected a hash of texts: {error}") from error
+    try:
+        found: Message = _adapter(kind).validate_python(fields)
+    except ValidationError as error:
+        raise _refusal(kind, error, fields) from error
     return found
 
 
@@ -165,3 +193,18 @@ def seed_of(experiment: Experiment, site: str, sequence: int) -> int:
     """The seed of a site's order: doing it again gives the same delta."""
     digest = hashlib.sha256(f"{experiment.seed}/{site}/{sequence}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # fits a signed 64-bit integer
+
+
+def _longest(kind: type, data: bytes) -> int:
+    """Entries of the longest list or map that a message of that kind can have; checks the others' size."""
+    if kind is Submission:
+        return codec.longest(data, None)
+    if kind is Spec:
+        return MAX_ENTRIES + len(data) // 2  # names of sites and features, of a letter at least
+    if len(data) > MAX_BYTES:
+        raise MalformedMessage(f"{kind.__name__}: expected at most {MAX_BYTES} bytes, got {len(data)}")
+    return MAX_ENTRIES
+
+
+def _refusal(kind: type, error: ValidationError, fields: Mapping[str, object]) -> MalformedMessage:
+    return MalformedMessage(one_line(f"{kind.__name__}: {explain(error, fields)[0]}"))

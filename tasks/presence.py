@@ -55,7 +55,7 @@ class Presence:
         while True:
             try:
                 ledger.announce(sites, SOFTWARE, call)
-                call = Call(kind="here")
+                call = Call(kind="here") if call.kind == "started" else call
                 for lease in list(self._leases.values()):
                     ledger.renew(lease)
             except redis.RedisError as error:

@@ -34,7 +34,7 @@ def test_the_command_line_of_a_worker_names_its_queues_and_has_two_threads_for_e
         *(sys.executable, "-m", "celery", "--quiet", "--app", "tasks.site_worker", "worker"),
         *("--queues", "site.north,site.south-2", "--hostname", "north@%h"),
         *("--pool", "threads", "--concurrency", "4"),
-        *("--without-gossip", "--without-mingle", "--loglevel", "INFO"),
+        *("--without-gossip", "--without-mingle", "--loglevel", "INFO", "--without-heartbeat"),
     ]
 
 
@@ -44,6 +44,13 @@ def test_the_command_line_of_the_coordinator_has_one_thread():
         *("--queues", "coordinator", "--hostname", "coordinator@%h"),
         *("--pool", "solo", "--concurrency", "1"),
         *("--without-gossip", "--without-mingle", "--loglevel", "INFO"),
+    ]
+
+
+def test_the_command_line_of_a_clock_of_its_own_keeps_its_schedule_in_memory():
+    assert children.beat() == [
+        *(sys.executable, "-m", "celery", "--quiet", "--app", "tasks.app", "beat"),
+        *("--scheduler", "celery.beat:Scheduler", "--loglevel", "INFO"),
     ]
 
 

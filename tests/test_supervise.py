@@ -2,6 +2,7 @@ import pytest
 
 from tasks import collect, dispatch, keys, ledger, progress, supervise
 from tasks.app import site_queue
+from tasks.bell import Call
 from tasks.ledger import Ledger
 from tasks.site_ledger import LEASE, SiteLedger
 from tests.conftest import constant, drain, make_spec, submit, zeros
@@ -113,7 +114,7 @@ def test_an_evaluation_does_not_wait_for_a_site_that_is_not_there(client, clock)
 def test_an_evaluation_waits_for_a_site_that_is_there_until_it_gives_up(client, clock):
     begin(client)
     clock["now"] = float(client.time()[0])  # sites announce themselves by the ledger's own clock
-    SiteLedger(client).announce(["ab"], "test")
+    SiteLedger(client).announce(["ab"], "test", Call(kind="here"))
     with Ledger(client).turn("trial") as turn:
         assert turn.present() == {"ab"}
     score(client, "a", "c")

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from tasks import dispatch, keys, progress
-from tasks.app import COORDINATOR_QUEUE
+from tasks import keys, progress
+from tasks.bell import Call
 from tasks.evaluate import evaluate
 from tasks.ledger import Ledger
 from tasks.participation import participation
 from tasks.supervise import supervise
 from tasks.train import train
 from tests.conftest import drain, make_spec, submit, zeros
+from tests.test_bell import hearing
 from workers import data
 from workers.spec import Spec
 
@@ -36,8 +37,15 @@ def events(client):
 
 def test_an_order_is_carried_out_stored_and_announced(client, begin):
     begin()
-    train(experiment="trial", order="a/1")
-    assert dispatch.num_waiting(COORDINATOR_QUEUE) == 1
+    with hearing(client) as heard:
+        train(experiment="trial", order="a/1")
+    (_, taken), (channel, submitted) = heard
+    assert taken == Call(kind="taken", experiment="trial", number=1)
+    assert submitted == Call(
+        kind="submitted", experiment="trial", number=1, seconds=submitted.seconds, has_failed=False
+    )
+    assert channel == "fedelta:bell:a"
+    assert submitted.seconds > 0
     assert not client.exists(keys.lease("trial", "a"))
     new = drain(client)
     (row,) = progress.history(client, "trial")
@@ -49,11 +57,13 @@ def test_an_order_is_carried_out_stored_and_announced(client, begin):
 def test_a_second_message_for_the_same_order_does_nothing(client, begin):
     begin()
     train(experiment="trial", order="a/1")
-    train(experiment="trial", order="a/1")
-    assert client.llen(keys.inbox("trial")) == 1
-    drain(client)
-    train(experiment="trial", order="a/1")
+    with hearing(client) as heard:
+        train(experiment="trial", order="a/1")
+        assert client.llen(keys.inbox("trial")) == 1
+        drain(client)
+        train(experiment="trial", order="a/1")
     assert client.llen(keys.inbox("trial")) == 0
+    assert heard == []
 
 
 def test_the_same_order_done_again_gives_the_same_bytes(client, begin):
@@ -68,7 +78,9 @@ def test_the_same_order_done_again_gives_the_same_bytes(client, begin):
 
 def test_training_that_diverges_is_reported_and_not_applied(client, begin):
     begin(training={"epochs": 3, "optimizer": {"name": "sgd", "learning_rate": 1e12}})
-    train(experiment="trial", order="a/1")
+    with hearing(client) as heard:
+        train(experiment="trial", order="a/1")
+    assert [(call.kind, call.has_failed) for _, call in heard] == [("taken", False), ("submitted", True)]
     assert drain(client).head.applied == 0
     assert events(client) == [
         "the site could not train: training has diverged: the loss is not finite; "
@@ -90,18 +102,31 @@ def test_what_goes_wrong_at_a_site_is_reported_without_what_its_examples_are(cli
 
 def test_a_version_is_scored_on_what_the_site_holds_out(client, begin):
     spec = begin()
-    evaluate(experiment="trial", site="a", version=0)
+    with hearing(client) as heard:
+        evaluate(experiment="trial", site="a", version=0)
     (row,) = progress.evaluations(client, "trial", "a")
     held_out = data.load_site(spec, "a").holdout
     assert (row.version, row.num_examples) == (0, len(held_out)) == (0, 250)
     assert row.metrics["mse"] == pytest.approx(float(np.mean(held_out.targets.astype(float) ** 2)), rel=1e-6)
-    assert dispatch.num_waiting(COORDINATOR_QUEUE) == 1
+    ((channel, call),) = heard
+    assert call == Call(kind="scored", experiment="trial", number=0, seconds=call.seconds)
+    assert (channel, call.seconds > 0) == ("fedelta:bell:a", True)
+
+
+def test_a_site_sends_no_message(client, begin):
+    begin()
+    train(experiment="trial", order="a/1")
+    evaluate(experiment="trial", site="a", version=0)
+    queues = [key for key in client.keys() if not key.startswith(b"fedelta:")]
+    assert queues == []
 
 
 def test_a_version_that_is_gone_is_not_scored(client, begin):
     begin()
-    evaluate(experiment="trial", site="a", version=7)
+    with hearing(client) as heard:
+        evaluate(experiment="trial", site="a", version=7)
     assert list(progress.evaluations(client, "trial", "a")) == []
+    assert heard == []
 
 
 def test_one_experiment_that_cannot_be_read_does_not_hold_up_the_others(client, begin, caplog):

@@ -4,6 +4,7 @@ Models, deltas, buffers and optimizer states are all of this one type, so that e
 wire format, aggregation, the saved file) names a leaf in the same way and nobody converts.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -25,6 +26,11 @@ def num_bytes(params: Mapping[str, Array]) -> int:
 def out_of_bounds(params: Mapping[str, Array]) -> str | None:
     """Path of the first leaf with a NaN, an infinity or a number beyond `MAX_ABSOLUTE`, or None."""
     return next((path for path, leaf in params.items() if not (np.abs(leaf) <= MAX_ABSOLUTE).all()), None)
+
+
+def norm(params: Mapping[str, Array]) -> float:
+    """The L2 norm over all leaves together, of numbers up to `MAX_ABSOLUTE`: their squares are float64's."""
+    return math.sqrt(sum(float(np.square(leaf, dtype=np.float64).sum()) for leaf in params.values()))
 
 
 def under(prefix: str, params: Mapping[str, Array]) -> Params:

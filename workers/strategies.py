@@ -16,7 +16,7 @@ from pydantic import Field, Strict
 from workers import server_optimizer
 from workers.optimizers import Optimizer, Sgd
 from workers.params import Params, below, under
-from workers.settings import NonNegativeInt, PositiveInt, settings
+from workers.settings import NonNegativeInt, PositiveFloat, PositiveInt, settings
 from workers.staleness import Polynomial, Staleness
 
 
@@ -45,6 +45,7 @@ class Rules(Protocol):
     is_synchronous: ClassVar[bool]  # a site gets its next order when the version advances, not at once
     uses_base: ClassVar[bool]  # `fold` reads `Update.base`
     max_staleness: int | None  # an update staler than this is refused
+    max_norm: float | None  # and one whose delta's L2 norm, over all leaves, is past this
 
     def init(self, params: Params) -> Params:
         """What the strategy remembers before the first update, as a flat tree."""
@@ -77,6 +78,7 @@ class FedAsync:
     mixing_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.6  # α
     staleness: Staleness = Polynomial()
     max_staleness: NonNegativeInt | None = None
+    max_norm: PositiveFloat | None = None
     is_synchronous: ClassVar[bool] = False
     uses_base: ClassVar[bool] = True
 
@@ -114,6 +116,7 @@ class FedBuff:
     staleness: Staleness = Polynomial(a=0.5)
     server_optimizer: Optimizer = Sgd(learning_rate=1.0)
     max_staleness: NonNegativeInt | None = None
+    max_norm: PositiveFloat | None = None
     is_synchronous: ClassVar[bool] = False
     uses_base: ClassVar[bool] = False
 
@@ -145,6 +148,7 @@ class FedAvg:
     kind: Literal["fedavg"] = "fedavg"
     weighting: Literal["examples", "equal"] = "examples"
     server_optimizer: Optimizer = Sgd(learning_rate=1.0)
+    max_norm: PositiveFloat | None = None
     max_staleness: ClassVar[int | None] = None  # nobody is ever late: the round waits
     is_synchronous: ClassVar[bool] = True
     uses_base: ClassVar[bool] = False

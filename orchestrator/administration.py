@@ -1,0 +1,109 @@
+"""What the commands of `cli` do that are for whoever looks after a centre or a hospital."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator import access, centre, children
+from tasks import connection, environment, health
+from tasks.app import connect, use_connection
+from workers.errors import ExperimentError, SettingsError, Unavailable
+
+console = Console(markup=False, highlight=False, soft_wrap=True)
+
+
+def worker(sites: Sequence[str]) -> None:
+    """Become the worker of the site of this file, or of these sites."""
+    files = [Path(site) for site in sites if site.endswith(".toml")]
+    if not files:
+        for site in sites:
+            access.check_site(site)
+    elif len(sites) > 1:
+        raise ExperimentError(f"--site: expected one file, or names, got {', '.join(sites)}")
+    else:
+        sites = [site_name(files[0])]
+        use_connection(files[0])
+    _become(children.worker(sites))
+
+
+def site_name(file: Path) -> str:
+    """The name of the site whose file this is.
+
+    Raises:
+        SettingsError: the file cannot be read, or names none.
+    """
+    name = connection.read_toml(file).get("name")
+    if not isinstance(name, str):
+        raise SettingsError(f"{file}: name: expected the site's name")
+    access.check_site(name)
+    return name
+
+
+def coordinator(*, has_own_beat: bool) -> None:
+    """Become the coordinator."""
+    environment.set_own_beat(has_own_beat)
+    _become(children.coordinator())
+
+
+def beat() -> None:
+    """Become the clock of coordinators that have none."""
+    _become(children.beat())
+
+
+def flower(address: str, port: int) -> None:
+    """Become Flower."""
+    _become(children.flower(address, port))
+
+
+def is_alive() -> bool:
+    """Whether the process that touches the file for it is at work."""
+    return health.is_fresh()
+
+
+def init_centre(folder: Path, host: str, port: int, *, uses_docker: bool, keeps: bool) -> None:
+    """Make a centre."""
+    if keeps and centre.Centre(folder=folder).mark.exists():
+        console.print(f"{folder} is a centre already")
+        return
+    centre.create(folder, host=host, port=port, uses_docker=uses_docker)
+    console.print(
+        f"""{folder} is a centre; all that is secret in it is yours alone, so keep it so, and back it up
+  let a hospital in   fedelta add-site NAME --centre {folder}
+  start it            cd {folder} && docker compose up -d
+  Flower              http://localhost:5555, with the login in {folder}/flower/login
+  is it safe?         fedelta doctor --centre {folder}"""
+    )
+
+
+def add_site(folder: Path, name: str, redis_url: str | None) -> None:
+    """Let a hospital in."""
+    opened = centre.open_centre(folder)
+    is_told = centre.add_site(opened, name, redis_url or environment.admin_redis())
+    console.print(f"{opened.bundle(name)} is for {name} alone: hand it over safely, then delete it")
+    if not is_told:
+        console.print("Redis did not answer: it lets the site in when it is started next")
+
+
+def remove_site(folder: Path, name: str, redis_url: str | None) -> None:
+    """Let a hospital in no more.
+
+    Raises:
+        Unavailable: Redis was not told; it keeps the site until it is started anew.
+    """
+    opened = centre.open_centre(folder)
+    if not centre.remove_site(opened, name, redis_url or environment.admin_redis()):
+        raise Unavailable(
+            f"{name} is out of {opened.acl_file}, but Redis did not answer: if it runs, it lets the site "
+            "in still; start it anew, or say with --redis where it is and remove the site again"
+        )
+    console.print(f"{name} is let in no more, and its connections are ended")
+
+
+def _become(command: Sequence[str]) -> None:
+    """Replace this process; signals then go where they are meant to."""
+    connect()  # says clearly that Redis is not there, before Celery tries for ever
+    sys.stdout.flush()
+    os.execv(command[0], list(command))

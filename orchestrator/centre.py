@@ -1,0 +1,276 @@
+"""The folder of a coordinating centre: its keys, its Redis's settings and users, its hospitals.
+
+    DIR/compose.yaml, .env    what `docker compose up` starts there
+    DIR/authority/            the certificate authority, and the admin's access to Redis: for the person alone
+    DIR/redis/                redis.conf, users.acl, the server's certificate
+    DIR/coordinator/, operator/, flower/    each one's access to Redis; Flower's login
+    DIR/data/, runs/          Redis's append-only file; results
+    DIR/sites/                each hospital's bundle, until it is handed over
+
+Every file with a secret is its owner's alone (0600). `users.acl` is the list of hospitals: whoever is in it
+may work, whoever is taken out may not, at once.
+"""
+
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from orchestrator import access, bundle, certificates, deployment
+from orchestrator.certificates import Pair
+from tasks import connection
+from tasks.app import connect_by
+from workers.errors import NotFound, SettingsError, Unavailable
+
+ROLES = (access.COORDINATOR, access.OPERATOR, access.FLOWER)
+REDIS_PORT = 6379
+
+
+@dataclass(frozen=True, kw_only=True)
+class Centre:
+    """A centre's folder."""
+
+    folder: Path
+
+    @property
+    def authority(self) -> Path:
+        """The certificate authority and the admin's access."""
+        return self.folder / "authority"
+
+    @property
+    def acl_file(self) -> Path:
+        """Redis's users."""
+        return self.folder / "redis" / "users.acl"
+
+    @property
+    def mark(self) -> Path:
+        """The file that is written last: where it is, a centre is whole."""
+        return self.authority / "centre.toml"
+
+    def bundle(self, site: str) -> Path:
+        """A hospital's archive, to hand over."""
+        return self.folder / "sites" / f"{site}.tar.gz"
+
+
+def create(folder: Path, *, host: str, port: int = REDIS_PORT, uses_docker: bool = True) -> Centre:
+    """Make what a centre needs; hospitals reach its Redis at this host and port.
+
+    Without docker, Redis's settings name the folder's own paths, and the centre's processes find it at
+    localhost.
+
+    Raises:
+        SettingsError: there is a centre in the folder already; nothing is changed.
+    """
+    centre = Centre(folder=folder.absolute())
+    if centre.mark.exists():
+        raise SettingsError(f"{folder}: there is a centre already; nothing was changed")
+    for name in ("authority", "redis", *ROLES, "data", "sites"):
+        _private_folder(centre.folder / name)
+    (centre.folder / "runs").mkdir(exist_ok=True)
+
+    authority = certificates.authority(f"centre at {host}")
+    _write_pair(centre.authority, "ca", authority)
+    redis_folder = centre.folder / "redis"
+    names = list(dict.fromkeys([host, "redis", "localhost", "127.0.0.1"]))
+    _write_pair(redis_folder, "redis", certificates.server(authority, names))
+    write_private(redis_folder / "ca.crt", authority.certificate.decode())
+
+    inside = f"redis:{REDIS_PORT}" if uses_docker else f"localhost:{port}"
+    hashes = {access.ADMIN: _give_access(centre.authority, authority, access.ADMIN, f"localhost:{port}")}
+    for role in ROLES:
+        hashes[role] = _give_access(centre.folder / role, authority, role, inside)
+    write_private(centre.folder / access.FLOWER / "login", f"fedelta:{secrets.token_urlsafe(18)}\n")
+    write_private(centre.acl_file, access.acl_file(hashes))
+    if uses_docker:
+        conf = _redis_conf("/etc/fedelta", "/data", REDIS_PORT, address="*")
+        deployment.write_centre(centre.folder, port)
+    else:
+        conf = _redis_conf(str(redis_folder), str(centre.folder / "data"), port, address="127.0.0.1")
+    write_private(redis_folder / "redis.conf", conf)
+    write_private(centre.mark, f'host = "{host}"\nport = {port}\n')
+    return centre
+
+
+def open_centre(folder: Path) -> Centre:
+    """The centre in this folder.
+
+    Raises:
+        NotFound: there is none.
+    """
+    centre = Centre(folder=folder.absolute())
+    if not centre.mark.exists():
+        raise NotFound(f"{folder}: there is no centre; fedelta init-centre {folder} makes one")
+    return centre
+
+
+def add_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
+    """Let a hospital in, at once, and write its bundle; returns whether a running Redis was told.
+
+    Raises:
+        SettingsError: its name cannot be one, or it is in already; nothing is changed.
+    """
+    access.check_site(site)
+    user = access.site_user(site)
+    with _users(centre) as hashes:
+        if user in hashes:
+            raise SettingsError(
+                f"site {site} is in already; fedelta remove-site {site} revokes it, and after that it "
+                "can be added anew"
+            )
+        password = secrets.token_urlsafe(32)
+        authority = _read_pair(centre.authority, "ca")
+        files = _access_files(authority, user, password, _address(centre), header=f'name = "{site}"\n\n')
+        files["site.toml"] = files.pop("connection.toml") + bundle.SITE_TOML
+        bundle.write(centre.bundle(site), site, files)
+        hashes[user] = access.hashed(password)
+    return _tell_redis(centre, redis_url, lambda admin: access.put_user(admin, user, hashes[user]))
+
+
+def remove_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
+    """Let a hospital in no more, and end its connections; returns whether a running Redis was told.
+
+    Raises:
+        NotFound: it is not in, here and there; nothing is changed.
+    """
+    user, was_there = access.site_user(site), []
+    with _users(centre) as hashes:
+        was_there.append(hashes.pop(user, None))
+    centre.bundle(site).unlink(missing_ok=True)
+    is_told = _tell_redis(centre, redis_url, lambda admin: was_there.append(admin.acl_deluser(user)))
+    if not any(was_there):
+        known = ", ".join(sites(centre)) or "none"
+        raise NotFound(f"no site {site!r} in {centre.folder}; there: {known}")
+    return is_told
+
+
+def sites(centre: Centre) -> list[str]:
+    """The hospitals that may work."""
+    return sorted(user.removeprefix("site.") for user in read_users(centre) if user.startswith("site."))
+
+
+def read_users(centre: Centre) -> dict[str, str]:
+    """By user of Redis, the hash of the password."""
+    found = re.findall(r"^user (\S+) .*?#([0-9a-f]{64})", connection.read_text(centre.acl_file), re.MULTILINE)
+    return dict(found)
+
+
+def admin_connection(centre: Centre, redis_url: str | None = None) -> connection.Connection:
+    """The admin's access to the centre's Redis; `redis_url` says where it is, seen from here.
+
+    Raises:
+        SettingsError: the centre's files cannot be read, or the URL is wrong.
+    """
+    return connection.read(centre.authority / "connection.toml", url=redis_url)
+
+
+@contextmanager
+def _users(centre: Centre) -> Iterator[dict[str, str]]:
+    """The users, to be changed: written back when the block ends well; one at a time changes them."""
+    with (centre.folder / "redis" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        hashes = read_users(centre)
+        yield hashes
+        write_private(centre.acl_file, access.acl_file(hashes))
+
+
+def _tell_redis(centre: Centre, redis_url: str | None, tell: Callable[[redis.Redis], object]) -> bool:
+    """Do the same to a Redis that runs; it reads the file only when it starts."""
+    try:
+        with connect_by(admin_connection(centre, redis_url)) as admin:
+            tell(admin)
+    except Unavailable:
+        return False
+    return True
+
+
+def _address(centre: Centre) -> str:
+    """Where hospitals find Redis."""
+    written = connection.read_toml(centre.mark)
+    return f"{written['host']}:{written['port']}"
+
+
+def _give_access(folder: Path, authority: Pair, user: str, address: str) -> str:
+    """Write a user's access to Redis into its folder; returns the hash of its password."""
+    password = secrets.token_urlsafe(32)
+    for name, text in _access_files(authority, user, password, address).items():
+        write_private(folder / name, text)
+    return access.hashed(password)
+
+
+def _access_files(
+    authority: Pair, user: str, password: str, address: str, header: str = ""
+) -> dict[str, str]:
+    """By name, the files of a user's access to Redis."""
+    own = certificates.client(authority, user)
+    return {
+        "connection.toml": f'''{header}[connection] # to the centre's Redis; the files are beside this one
+url = "rediss://{address}/0"
+username = "{user}"
+password_file = "password"
+ca = "ca.crt"
+certificate = "client.crt"
+key = "client.key"
+''',
+        "password": password + "\n",
+        "ca.crt": authority.certificate.decode(),
+        "client.crt": own.certificate.decode(),
+        "client.key": own.key.decode(),
+    }
+
+
+def _redis_conf(folder: str, data: str, port: int, address: str) -> str:
+    return f"""# The centre's Redis: TLS with a certificate on both sides, named users, nothing forgotten.
+bind {address}
+port 0
+tls-port {port}
+tls-cert-file {folder}/redis.crt
+tls-key-file {folder}/redis.key
+tls-ca-cert-file {folder}/ca.crt
+tls-auth-clients yes
+tls-protocols "TLSv1.2 TLSv1.3"
+protected-mode yes
+aclfile {folder}/users.acl
+acllog-max-len 256
+
+dir {data}
+appendonly yes
+appendfsync everysec
+save ""
+
+maxmemory 2gb
+maxmemory-policy noeviction
+# The largest value that anybody can send; a model takes 4 bytes for each parameter, and a little more.
+proto-max-bulk-len 512mb
+client-output-buffer-limit pubsub 32mb 8mb 60
+tcp-keepalive 60
+"""
+
+
+def _write_pair(folder: Path, name: str, pair: Pair) -> None:
+    write_private(folder / f"{name}.crt", pair.certificate.decode())
+    write_private(folder / f"{name}.key", pair.key.decode())
+
+
+def _read_pair(folder: Path, name: str) -> Pair:
+    certificate, key = (connection.read_text(folder / f"{name}.{kind}").encode() for kind in ("crt", "key"))
+    return Pair(certificate=certificate, key=key)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone can read; a reader never sees half of it."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(text)
+    unfinished.replace(path)
+
+
+def _private_folder(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)

@@ -1,0 +1,52 @@
+"""The files of `docker/` that a centre or a hospital starts its containers with."""
+
+import os
+import shutil
+import sysconfig
+from importlib.metadata import version
+from pathlib import Path
+
+from workers.errors import NotFound
+
+MONITORING = ("prometheus.yml", "grafana-datasource.yml", "grafana-dashboards.yml", "fedelta-dashboard.json")
+
+
+def write_centre(folder: Path, port: int) -> None:
+    """Write what `docker compose up` needs in a centre's folder; an .env that is there is kept."""
+    shutil.copyfile(_docker() / "compose.yaml", folder / "compose.yaml")
+    (folder / "monitoring").mkdir(exist_ok=True)
+    for name in MONITORING:
+        shutil.copyfile(_docker() / "monitoring" / name, folder / "monitoring" / name)
+    variables = f"""\
+COMPOSE_PROJECT_NAME=fedelta
+FEDELTA_IMAGE=fedelta:{version("fedelta")}
+FEDELTA_CENTRE=./
+FEDELTA_USER={os.getuid()}:{os.getgid()}
+# Hospitals connect here. 127.0.0.1 keeps Redis to this machine; 0.0.0.0 opens it to your network.
+FEDELTA_LISTEN=127.0.0.1
+FEDELTA_PORT={port}
+FEDELTA_FLOWER_PORT=5555
+"""
+    if not (folder / ".env").exists():
+        (folder / ".env").write_text(variables)
+
+
+def site_files(site: str) -> dict[str, str]:
+    """What `docker compose up` needs at a hospital, by name."""
+    return {
+        "compose.yaml": (_docker() / "site.compose.yaml").read_text("utf-8"),
+        ".env": f"COMPOSE_PROJECT_NAME=fedelta-{site}\nFEDELTA_SITE={site}\n"
+        f"FEDELTA_IMAGE=fedelta:{version('fedelta')}\n# FEDELTA_DATA=/where/your/examples/are\n",
+    }
+
+
+def _docker() -> Path:
+    """The folder, in a checkout or where it was installed."""
+    candidates = (
+        Path(__file__).parent.parent / "docker",
+        Path(sysconfig.get_path("data")) / "share" / "fedelta" / "docker",
+    )
+    for folder in candidates:
+        if (folder / "compose.yaml").is_file():
+            return folder
+    raise NotFound(f"fedelta's compose files are not where they were installed: {candidates[1]}")

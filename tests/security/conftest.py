@@ -1,0 +1,159 @@
+"""A Redis 7 as the centre runs it: our ACL file, no default user, and one more user for the tests' own eyes."""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+
+from orchestrator import access, children
+from tasks.app import app, use_broker
+from tasks.dispatch import follow
+from tasks.ledger import Ledger
+from tests.conftest import make_spec, zeros
+
+DEADLINE = 30.0  # seconds
+SITES = ("a", "ab", "b")  # one name is how another begins
+USERS = (access.ADMIN, access.COORDINATOR, access.OPERATOR, access.FLOWER, *map(access.site_user, SITES))
+TESTER = "tester"  # may do everything: it is no user of ours
+
+
+@dataclass
+class GuardedRedis:
+    """A server on a loopback port, and its users' passwords."""
+
+    folder: Path
+    port: int
+    passwords: dict[str, str] = field(default_factory=lambda: {user: secrets.token_hex(32) for user in USERS})
+    clients: dict[str, redis.Redis] = field(default_factory=dict)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it, and wait until it answers."""
+        acl = access.acl_file({user: access.hashed(password) for user, password in self.passwords.items()})
+        self.passwords[TESTER] = secrets.token_hex(32)
+        acl += f"user {TESTER} on #{access.hashed(self.passwords[TESTER])} +@all ~* &*\n"
+        (self.folder / "users.acl").write_text(acl)
+        settings = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "aclfile": str(self.folder / "users.acl"),
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "acllog-max-len": "10000",
+        }
+        arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        log = self.folder / "log"
+        process = children.start([redis_7(), *arguments], log)
+        wait_until(lambda: is_listening(self.port) or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        return process
+
+    def url(self, user: str) -> str:
+        """As that user reaches it."""
+        return f"redis://{user}:{self.passwords[user]}@127.0.0.1:{self.port}/0"
+
+    def connect(self, user: str) -> redis.Redis:
+        """A client of that user's, the same every time."""
+        if user not in self.clients:
+            self.clients[user] = redis.Redis.from_url(self.url(user))
+        return self.clients[user]
+
+
+def redis_7() -> str:
+    """Path of a Redis server that knows selectors; its absence fails the tests, which prove nothing without."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.fail(
+            "the access rules are tested against Redis 7 or newer, and no redis-server is on the PATH"
+        )
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"v=(\d+)", said)
+    if found is None or int(found[1]) < 7:
+        pytest.fail(f"the access rules are tested against Redis 7 or newer; {program} is: {said.strip()}")
+    return program
+
+
+def is_listening(port: int) -> bool:
+    """Whether somebody does."""
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def wait_until(is_so) -> None:
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + DEADLINE
+    while not is_so():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
+    found = GuardedRedis(folder=tmp_path_factory.mktemp("guarded"), port=free_port())
+    process = found.start()
+    yield found
+    for client in found.clients.values():
+        client.close()
+    children.end([process], grace_seconds=5.0)
+
+
+@pytest.fixture
+def guarded(server: GuardedRedis) -> GuardedRedis:
+    """The server, empty, with nothing in its ACL LOG."""
+    tester = server.connect(TESTER)
+    tester.flushall()
+    tester.acl_log_reset()
+    return server
+
+
+@pytest.fixture
+def coordinator(guarded: GuardedRedis) -> Iterator[redis.Redis]:
+    """The coordinator's client; what is called here acts as the coordinator."""
+    names = ("FEDELTA_BROKER_URL", "FEDELTA_LEDGER_URL", "FEDELTA_CONNECTION")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    forget_connections()
+    use_broker(guarded.url(access.COORDINATOR))
+    yield guarded.connect(access.COORDINATOR)
+    forget_connections()
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update(before)
+
+
+def forget_connections() -> None:
+    """Celery keeps its connections to the broker that it had; other tests have another."""
+    app.pool.force_close_all()
+    app._after_fork()  # drops the pools, that of the producers too
+
+
+@pytest.fixture
+def trial(guarded: GuardedRedis, coordinator: redis.Redis) -> GuardedRedis:
+    """The server with "trial" running for all three sites."""
+    new = begin(guarded)
+    follow("trial", None, new)
+    return guarded
+
+
+def begin(guarded: GuardedRedis, **changes: object):
+    """Submit "trial" as the operator does."""
+    spec = make_spec(**{"sites": list(SITES), **changes})
+    new = Ledger(guarded.connect(access.OPERATOR)).create("trial", spec, zeros())
+    assert new is not None, 'there is a "trial" already'
+    return new

@@ -1,0 +1,1117 @@
+"""An attacker with the credentials of hospital `a` tries everything; `a`'s own worker still works."""
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+
+import msgpack
+import numpy as np
+import pytest
+import redis
+from pydantic import TypeAdapter, ValidationError
+from redis.exceptions import AuthenticationError, NoPermissionError
+
+from orchestrator import access, children
+from tasks import aggregate, bell, codec, collect, keys, ledger, messages, progress, supervise
+from tasks.app import COORDINATOR_QUEUE, site_queue
+from tasks.bell import Call
+from tasks.messages import EvaluationRow, Submission
+from tasks.reception import Reception
+from tasks.site_ledger import LEASE, SiteLedger
+from tests.conftest import constant, submit
+from tests.security.conftest import SITES, TESTER, begin, free_port, wait_until
+from workers.errors import SettingsError
+from workers.spec import Name
+
+ATTACKER, OTHERS = "site.a", ("ab", "b")
+
+# What there is, by key or channel: the coordinator's ...
+CENTRAL = {
+    **{kind: getattr(keys, kind)("trial") for kind in ("head", "sites", "memory")},
+    **{kind: getattr(keys, kind)("trial") for kind in ("history", "metrics", "events")},
+    "experiments": keys.EXPERIMENTS,
+    "running": keys.RUNNING,
+    "coordinator": keys.COORDINATOR,
+    "queue": COORDINATOR_QUEUE,
+}
+# ... what every site may use in one way ...
+SHARED = {"spec": keys.spec("trial"), "model": keys.model("trial", 0), "inbox": keys.inbox("trial")}
+# ... Celery's ...
+CELERY = {
+    name: name
+    for name in (
+        *(
+            "unacked",
+            "unacked_index",
+            "unacked_mutex",
+            "_kombu.binding.celeryev",
+            "_kombu.binding.coordinator",
+        ),
+        *("_kombu.binding.celery.pidbox", "_kombu.binding.site.a", "/0.celery.pidbox", "/0.celeryev"),
+        *(
+            "/0.celeryev/task.sent",
+            "celeryev.1",
+            "celery",
+            "__keyspace@0__:x",
+            "fedelta:bell:*",
+            "fedelta:bell",
+        ),
+    )
+}
+
+
+def belongings(site):
+    """A site's keys, queue and channel, by what they are."""
+    in_trial = {
+        kind: getattr(keys, kind)("trial", site) for kind in ("order", "lease", "delta", "evaluations")
+    }
+    return {**in_trial, "announcement": keys.site(site), "queue": site_queue(site), "bell": keys.bell(site)}
+
+
+MINE = belongings("a")
+PLACES = [
+    *(place for site in SITES for place in belongings(site).values()),
+    *CENTRAL.values(),
+    *SHARED.values(),
+    *CELERY.values(),
+    "anything",
+]
+
+# Nobody can be kept from these four: Redis checks no rule for them.
+ALWAYS = {"auth", "hello", "quit", "reset"}
+TRANSACTION = {"multi", "exec", "unwatch"}
+
+SITE_MAY = {
+    MINE["order"]: {"get", "mget", "watch"},
+    MINE["lease"]: {"get", "mget", "watch", "set", "del"},
+    MINE["delta"]: {"exists", "set"},
+    MINE["evaluations"]: {"xadd"},
+    MINE["announcement"]: {"set"},
+    MINE["queue"]: {"brpop", "llen", "lpush"},
+    MINE["bell"]: {"publish"},
+    SHARED["spec"]: {"get"},
+    SHARED["model"]: {"get"},
+    SHARED["inbox"]: {"rpush"},
+}
+SITE_MAY_ANYWHERE = {*ALWAYS, *TRANSACTION, "ping", "time"}
+
+LEDGER = [place for place in PLACES if place.startswith("fedelta:") and ":bell" not in place]
+BELLS = [keys.bell(site) for site in SITES]
+QUEUES = [COORDINATOR_QUEUE, *map(site_queue, SITES)]
+EVENTS = ["/0.celeryev", "/0.celeryev/task.sent"]
+READ = {"get", "mget", "getrange", "exists", "hgetall", "smembers", "lrange", "xrange", "xrevrange"}
+WRITE = {"set", "del", "hset", "sadd", "srem", "xadd", "watch"}
+DRAIN = {"strlen", "sismember", "rpush", "ltrim"}
+
+
+@pytest.fixture
+def attacker(trial):
+    """Tries a command as hospital `a`, on a connection of its own."""
+    with redis.Redis.from_url(trial.url(ATTACKER)) as client:
+        yield client
+
+
+def everything(guarded):
+    """All that the server holds, by key."""
+    tester = guarded.connect(TESTER)
+    return {key: tester.dump(key) for key in tester.keys("*")}
+
+
+# --- single commands -----------------------------------------------------------------------------------------
+
+
+def attacks():
+    """Commands that a hospital has no business to run, for the keys as they are named in "trial"."""
+    for site in OTHERS:
+        theirs = belongings(site)
+        for kind in ("order", "lease", "delta", "announcement"):
+            key = theirs[kind]
+            yield from (
+                (command, key) for command in ("GET", "GETDEL", "STRLEN", "EXISTS", "DEL", "UNLINK", "WATCH")
+            )
+            yield from (("SET", key, "x"), ("APPEND", key, "x"), ("SETRANGE", key, 0, "x"), ("INCR", key))
+            yield from (
+                ("GETRANGE", key, 0, -1),
+                ("EXPIRE", key, 0),
+                ("PERSIST", key),
+                ("MGET", MINE["lease"], key),
+            )
+            yield from (
+                ("RENAME", key, MINE["delta"]),
+                ("RENAME", MINE["delta"], key),
+                ("DEL", MINE["lease"], key),
+            )
+            yield from (("COPY", key, MINE["delta"]), ("COPY", MINE["delta"], key, "REPLACE"), ("DUMP", key))
+            yield from (
+                ("RESTORE", key, 0, "x", "REPLACE"),
+                ("MOVE", key, 1),
+                ("MSET", MINE["lease"], 1, key, 1),
+            )
+        scores = theirs["evaluations"]
+        yield from (("XADD", scores, "*", "row", "x"), ("XRANGE", scores, "-", "+"), ("XDEL", scores, "0-1"))
+        yield from (("XTRIM", scores, "MAXLEN", 0), ("XLEN", scores), ("XREAD", "STREAMS", scores, 0))
+        yield from (("XREAD", "STREAMS", MINE["evaluations"], scores, 0, 0), ("XSETID", scores, "9-9"))
+        yield ("XGROUP", "CREATE", scores, "group", 0)
+        yield ("PUBLISH", theirs["bell"], "x")
+        yield ("SUBSCRIBE", theirs["bell"])
+    for queue in (COORDINATOR_QUEUE, *map(site_queue, OTHERS)):
+        yield from ((command, queue, "x") for command in ("LPUSH", "RPUSH", "LPUSHX", "RPUSHX"))
+        yield from (
+            (command, queue) for command in ("RPOP", "LPOP", "LLEN", "DEL", "SORT", "TYPE", "OBJECT ENCODING")
+        )
+        yield from (("BRPOP", queue, 1), ("BLPOP", queue, 1), ("BRPOP", site_queue("a"), queue, 1))
+        yield from (
+            ("LRANGE", queue, 0, -1),
+            ("LSET", queue, 0, "x"),
+            ("LTRIM", queue, 1, 0),
+            ("EXPIRE", queue, 0),
+        )
+        yield from (("RENAME", queue, site_queue("a")), ("RENAME", site_queue("a"), queue))
+        yield from (("LMOVE", queue, site_queue("a"), "LEFT", "LEFT"), ("RPOPLPUSH", site_queue("a"), queue))
+        yield from (("LMOVE", site_queue("a"), queue, "LEFT", "LEFT"), ("RPOPLPUSH", queue, site_queue("a")))
+        yield from (("BLMOVE", site_queue("a"), queue, "LEFT", "LEFT", 1), ("LMPOP", 1, queue, "LEFT"))
+        yield from (("BRPOPLPUSH", queue, site_queue("a"), 1), ("BLMPOP", 1, 1, queue, "LEFT"))
+    inbox = SHARED["inbox"]
+    yield from (
+        (command, inbox) for command in ("LPOP", "RPOP", "LLEN", "DEL", "UNLINK", "DUMP", "EXISTS", "WATCH")
+    )
+    yield from (
+        ("LRANGE", inbox, 0, -1),
+        ("LTRIM", inbox, 1, 0),
+        ("RENAME", inbox, MINE["delta"]),
+        ("BRPOP", inbox, 1),
+    )
+    yield from (("LPUSH", inbox, "b"), ("LREM", inbox, 0, "b"), ("LSET", inbox, 0, "b"), ("EXPIRE", inbox, 0))
+    for key in (*CENTRAL.values(), SHARED["spec"], SHARED["model"], MINE["order"], *CELERY.values()):
+        yield from (
+            ("SET", key, "x"),
+            ("DEL", key),
+            ("UNLINK", key),
+            ("EXPIRE", key, 0),
+            ("RENAME", key, "x"),
+        )
+        yield from (
+            ("HSET", key, "version", 9),
+            ("HDEL", key, "version"),
+            ("SADD", key, "x"),
+            ("SREM", key, "trial"),
+        )
+        yield from (
+            ("XADD", key, "*", "row", "x"),
+            ("XTRIM", key, "MAXLEN", 0),
+            ("RPUSH", key, "x"),
+            ("APPEND", key, 1),
+        )
+        yield from (
+            ("HINCRBY", key, "version", 1),
+            ("ZADD", key, 1, "x"),
+            ("PFADD", key, "x"),
+            ("SETBIT", key, 0, 1),
+        )
+        yield from (
+            ("SET", key, "x", "GET"),
+            ("SET", key, "x", "KEEPTTL"),
+            ("GETSET", key, "x"),
+            ("GETEX", key, "EX", 1),
+        )
+    for key in (*CENTRAL.values(), *CELERY.values()):
+        yield from (
+            (command, key)
+            for command in ("GET", "HGETALL", "HKEYS", "SMEMBERS", "EXISTS", "TYPE", "WATCH", "TTL")
+        )
+        yield from (
+            ("XRANGE", key, "-", "+"),
+            ("XREVRANGE", key, "+", "-"),
+            ("LRANGE", key, 0, -1),
+            ("XINFO", "STREAM", key),
+        )
+        yield from (
+            ("HGET", key, "version"),
+            ("MGET", MINE["order"], key),
+            ("HSCAN", key, 0),
+            ("OBJECT", "FREQ", key),
+        )
+    for channel in (
+        *CELERY.values(),
+        keys.bell(""),
+        "fedelta:bell:a:",
+        "fedelta:bell:*",
+        "x",
+        MINE["bell"].upper(),
+    ):
+        yield from (("PUBLISH", channel, "x"), ("SPUBLISH", channel, "x"))
+    for channel in (MINE["bell"], "*", "x"):
+        yield from ((command, channel) for command in ("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"))
+    for mine in (MINE["delta"], MINE["lease"], MINE["announcement"]):
+        yield from (("SET", mine, "x", "GET"), ("GETSET", mine, "x"), ("GETDEL", mine), ("EXPIRE", mine, 1))
+        yield from (
+            ("APPEND", mine, "x"),
+            ("SETRANGE", mine, 536870911, "x"),
+            ("SETBIT", mine, 4294967295, 1),
+        )
+        yield from (
+            ("BITOP", "NOT", mine, SHARED["model"]),
+            ("COPY", SHARED["model"], mine),
+            ("PFMERGE", mine, mine),
+        )
+    yield from (("SORT", site_queue("a"), "BY", "fedelta:{trial}:*", "GET", "fedelta:{trial}:delta:b"),)
+    yield from (("SORT", site_queue("a"), "STORE", COORDINATOR_QUEUE), ("SORT_RO", site_queue("a")))
+    yield from (("LCS", MINE["order"], SHARED["model"]), ("SUNIONSTORE", MINE["delta"], keys.RUNNING))
+    yield from (
+        ("EVAL", "return redis.call('KEYS', '*')", 0),
+        ("EVAL_RO", "return 1", 0),
+        ("EVALSHA", "0" * 40, 0),
+    )
+    yield from (
+        ("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, MINE["delta"]),
+        ("EVALSHA_RO", "0" * 40, 0),
+    )
+    yield from (
+        ("SCRIPT", "LOAD", "return 1"),
+        ("SCRIPT", "FLUSH"),
+        ("SCRIPT", "KILL"),
+        ("SCRIPT", "EXISTS", "0" * 40),
+    )
+    yield from (
+        ("FUNCTION", "LOAD", "#!lua name=x\n"),
+        ("FUNCTION", "FLUSH"),
+        ("FUNCTION", "LIST"),
+        ("FUNCTION", "DUMP"),
+    )
+    yield from (
+        ("FCALL", "x", 0),
+        ("FCALL_RO", "x", 0),
+        ("KEYS", "*"),
+        ("SCAN", 0),
+        ("RANDOMKEY",),
+        ("DBSIZE",),
+    )
+    yield from (("FLUSHALL",), ("FLUSHDB",), ("SWAPDB", 0, 1), ("SELECT", 0), ("SELECT", 1), ("SELECT", 15))
+    yield from (
+        ("CONFIG", "GET", "*"),
+        ("CONFIG", "SET", "dir", "/tmp"),
+        ("CONFIG", "REWRITE"),
+        ("CONFIG", "RESETSTAT"),
+    )
+    yield from (
+        ("MIGRATE", "127.0.0.1", 1, MINE["delta"], 0, 1),
+        ("REPLICAOF", "127.0.0.1", 1),
+        ("SLAVEOF", "NO", "ONE"),
+    )
+    yield from (
+        ("PSYNC", "?", -1),
+        ("SYNC",),
+        ("REPLCONF", "listening-port", 1),
+        ("FAILOVER",),
+        ("WAIT", 0, 1),
+        ("ROLE",),
+    )
+    yield from (
+        ("DEBUG", "SLEEP", 0),
+        ("DEBUG", "SEGFAULT"),
+        ("SHUTDOWN", "NOSAVE"),
+        ("MONITOR",),
+        ("INFO",),
+        ("LOLWUT",),
+    )
+    yield from (
+        ("ACL", "WHOAMI"),
+        ("ACL", "LIST"),
+        ("ACL", "USERS"),
+        ("ACL", "GETUSER", ATTACKER),
+        ("ACL", "LOG"),
+    )
+    yield from (
+        ("ACL", "SETUSER", ATTACKER, "+@all"),
+        ("ACL", "DELUSER", "site.b"),
+        ("ACL", "LOAD"),
+        ("ACL", "SAVE"),
+    )
+    yield from (
+        ("ACL", "LOG", "RESET"),
+        ("ACL", "CAT"),
+        ("ACL", "GENPASS"),
+        ("ACL", "DRYRUN", "site.b", "PING"),
+    )
+    yield from (
+        ("CLIENT", "LIST"),
+        ("CLIENT", "INFO"),
+        ("CLIENT", "ID"),
+        ("CLIENT", "GETNAME"),
+        ("CLIENT", "NO-EVICT", "ON"),
+    )
+    yield from (
+        ("CLIENT", "SETNAME", "x"),
+        ("CLIENT", "KILL", "TYPE", "normal"),
+        ("CLIENT", "PAUSE", 1),
+        ("CLIENT", "UNPAUSE"),
+    )
+    yield from (("CLIENT", "TRACKING", "ON", "BCAST"), ("CLIENT", "REPLY", "OFF"), ("CLIENT", "UNBLOCK", 1))
+    yield from (("MODULE", "LIST"), ("MODULE", "LOAD", "/tmp/x.so"), ("MODULE", "LOADEX", "/tmp/x.so"))
+    yield from (
+        ("SAVE",),
+        ("BGSAVE",),
+        ("BGREWRITEAOF",),
+        ("LASTSAVE",),
+        ("SLOWLOG", "GET"),
+        ("LATENCY", "LATEST"),
+    )
+    yield from (
+        ("MEMORY", "USAGE", MINE["delta"]),
+        ("MEMORY", "DOCTOR"),
+        ("OBJECT", "ENCODING", MINE["delta"]),
+    )
+    yield from (("CLUSTER", "INFO"), ("READONLY",), ("ASKING",), ("PUBSUB", "CHANNELS"), ("PUBSUB", "NUMPAT"))
+    yield from (
+        ("COMMAND",),
+        ("COMMAND", "COUNT"),
+        ("ECHO", "x"),
+        ("PFDEBUG", "ENCODING", "x"),
+        ("PFSELFTEST",),
+    )
+    yield from (
+        ("DISCARD",),
+        ("TOUCH", MINE["delta"]),
+        ("TYPE", MINE["delta"]),
+        ("RESTORE", MINE["delta"], 0, "x"),
+    )
+
+
+ATTACKS = list(dict.fromkeys(attacks()))
+
+
+def words(attack):
+    """The command as redis-py takes it, whatever its reply would mean."""
+    return [*str(attack[0]).split(), *attack[1:]]
+
+
+def results_of(connection, commands):
+    """What the server answers to each, errors included; sent at once."""
+    connection.send_packed_command(connection.pack_commands(commands))
+    results = []
+    for _ in commands:
+        try:
+            results.append(connection.read_response())
+        except redis.ResponseError as error:
+            results.append(error)
+    return results
+
+
+def try_all(url, attacks):
+    """The attacks that were not forbidden, with what came of them."""
+    with redis.Redis.from_url(url) as client:
+        connection = client.connection_pool.get_connection()
+        results = results_of(connection, [words(attack) for attack in attacks])
+        client.connection_pool.release(connection)
+    return {
+        attack: result
+        for attack, result in zip(attacks, results, strict=True)
+        if not isinstance(result, NoPermissionError)
+    }
+
+
+@pytest.mark.parametrize("name", sorted({str(attack[0]).split()[0] for attack in ATTACKS}))
+def test_a_hospital_is_forbidden_what_is_not_its_work(trial, name):
+    before = everything(trial)
+    chosen = [attack for attack in ATTACKS if words(attack)[0] == name]
+    assert try_all(trial.url(ATTACKER), chosen) == {}
+    assert everything(trial) == before
+
+
+def test_a_hospitals_own_work_is_allowed(trial, coordinator):
+    own = SiteLedger(trial.connect(ATTACKER))
+    own.announce(["a"], "fedelta", Call(kind="here"))
+    assert own.spec("trial").experiment.sites == SITES
+    assert submit(trial.connect(ATTACKER), "a/1", constant(1.0))
+    own.put_evaluation("trial", "a", 0, 10, {"mse": 1.0})
+    assert trial.connect(ATTACKER).brpop(site_queue("a"), timeout=1) is not None
+    aggregate.aggregate("trial")
+    assert [row.site for row in progress.history(coordinator, "trial")] == ["a"]
+    assert trial.connect(access.ADMIN).acl_log() == []
+
+
+# --- the rules, exactly --------------------------------------------------------------------------------------
+
+
+def commands_of(tester):
+    """Name (in one or two words), arity and categories of every command that the server knows."""
+    tester.set_response_callback("COMMAND", lambda reply, **_: reply)
+    for name, arity, _, _, _, _, categories, _, _, inner in tester.execute_command("COMMAND"):
+        for entry in inner or [[name, arity, None, None, None, None, categories]]:
+            words = entry[0].decode().split("|")
+            yield words, abs(entry[1]), {category.decode() for category in entry[6]}
+
+
+def allowed(guarded, user, places):
+    """By place, the commands that the user may run with it in place of every argument."""
+    tester = guarded.connect(TESTER)
+    tried = [(words, arity, place) for words, arity, _ in commands_of(tester) for place in places]
+    dry = [("ACL", "DRYRUN", user, *words, *[place] * (arity - len(words))) for words, arity, place in tried]
+    connection = tester.connection_pool.get_connection()
+    answers = results_of(connection, dry)
+    tester.connection_pool.release(connection)
+    found = {place: set() for place in places}
+    for (words, _, place), answer in zip(tried, answers, strict=True):
+        assert not isinstance(answer, redis.ResponseError), f"{words}: {answer}"
+        if answer == b"OK":
+            found[place].add("|".join(words))
+    return found
+
+
+def expected(everywhere, by_place):
+    return {place: everywhere | by_place.get(place, set()) for place in PLACES}
+
+
+def test_exactly_what_a_hospital_may_do(trial):
+    assert allowed(trial, ATTACKER, PLACES) == expected(SITE_MAY_ANYWHERE, SITE_MAY)
+
+
+def test_exactly_what_the_coordinator_may_do(trial):
+    by_place = {
+        **dict.fromkeys(LEDGER, READ | WRITE | DRAIN),
+        **dict.fromkeys(QUEUES, {"lpush", "llen", "brpop"}),
+        **dict.fromkeys(EVENTS, {"publish"}),
+        "fedelta:bell:*": READ | WRITE | DRAIN | {"psubscribe"},
+        **dict.fromkeys([*BELLS, "fedelta:bell"], READ | WRITE | DRAIN),  # as keys, which nobody has
+    }
+    everywhere = {*ALWAYS, *TRANSACTION, "ping", "time"}
+    assert allowed(trial, access.COORDINATOR, PLACES) == expected(everywhere, by_place)
+
+
+def test_exactly_what_the_operator_may_do(trial):
+    by_place = {
+        **dict.fromkeys([*LEDGER, *BELLS, "fedelta:bell", "fedelta:bell:*"], READ | WRITE),
+        **dict.fromkeys(QUEUES, {"lpush", "llen"}),
+    }
+    everywhere = {*ALWAYS, *TRANSACTION, "ping", "time"}
+    assert allowed(trial, access.OPERATOR, PLACES) == expected(everywhere, by_place)
+
+
+def test_the_admin_changes_users_and_looks_at_the_server_but_reads_no_data(trial):
+    acl = {
+        "whoami",
+        "list",
+        "users",
+        "getuser",
+        "setuser",
+        "deluser",
+        "load",
+        "save",
+        "log",
+        "cat",
+        "genpass",
+    }
+    acl |= {"dryrun", "help"}
+    everywhere = {*ALWAYS, "ping", "time", "info", "client|list", "client|kill", "config|get"}
+    everywhere |= {f"acl|{name}" for name in acl}
+    assert allowed(trial, access.ADMIN, PLACES) == expected(everywhere, {})
+
+
+def test_flower_changes_nothing_of_the_ledger_and_no_queue(trial):
+    changing = {
+        "|".join(words)
+        for words, _, categories in commands_of(trial.connect(TESTER))
+        if categories & {"@write", "@pubsub"}
+    }
+    found = allowed(trial, access.FLOWER, [*LEDGER, *QUEUES])
+    assert {place: commands & changing for place, commands in found.items() if commands & changing} == {}
+    assert {command for place in QUEUES for command in found[place]} <= found[keys.EXPERIMENTS] | {"llen"}
+
+
+@pytest.mark.parametrize(
+    "user", [access.COORDINATOR, access.OPERATOR, access.FLOWER, *map(access.site_user, SITES)]
+)
+def test_none_but_the_admin_may_run_anything_dangerous(trial, user):
+    dangerous = {
+        "|".join(words)
+        for words, _, categories in commands_of(trial.connect(TESTER))
+        if categories & {"@dangerous", "@admin", "@scripting"}
+    }
+    found = allowed(trial, user, PLACES)
+    assert set().union(*found.values()) & dangerous == set()
+
+
+NAMES = [
+    "a",
+    "ab",
+    "b",
+    "a-a",
+    "0",
+    "delta",
+    "spec",
+    "model",
+    "inbox",
+    "order",
+    "site",
+    "coordinator",
+    "trial",
+]
+
+
+def test_no_name_of_an_experiment_or_a_site_widens_what_a_hospital_may_do(trial):
+    others = [name for name in NAMES if name != "a"]
+    kinds = (keys.order, keys.lease, keys.delta, keys.evaluations)
+    forbidden = [kind(experiment, site) for kind in kinds for experiment in NAMES for site in others]
+    forbidden += [place for site in others for place in (keys.site(site), keys.bell(site), site_queue(site))]
+    kinds = (keys.head, keys.sites, keys.memory, keys.history, keys.metrics, keys.events)
+    forbidden += [kind(experiment) for kind in kinds for experiment in NAMES]
+    tester = trial.connect(TESTER)
+    commands = set().union(*SITE_MAY.values())
+    arity = {"|".join(words): arity for words, arity, _ in commands_of(tester)}
+    tried = list(itertools.product(forbidden, sorted(commands)))
+    dry = [("ACL", "DRYRUN", ATTACKER, command, *[place] * (arity[command] - 1)) for place, command in tried]
+    connection = tester.connection_pool.get_connection()
+    answers = results_of(connection, dry)
+    tester.connection_pool.release(connection)
+    assert [what for what, answer in zip(tried, answers, strict=True) if answer == b"OK"] == []
+
+
+HOSTILE_NAMES = [
+    *(
+        "",
+        "*",
+        "a*",
+        "?",
+        "[ab]",
+        "a]",
+        "a b",
+        "a\n",
+        "\na",
+        "a\tb",
+        "A",
+        "a.b",
+        "a:b",
+        "a}",
+        "{a",
+        "a)",
+        "(a",
+        "a\\",
+    ),
+    *(
+        "-a",
+        "a-",
+        "ä",
+        "a\0",
+        "a~*",
+        "x}:delta:a",
+        "x" * 64,
+        "a\nuser evil on nopass +@all ~* &*",
+        "a (+@all ~*)",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=repr)
+def test_a_name_that_could_be_a_pattern_or_a_rule_is_no_site_and_no_experiment(name):
+    with pytest.raises(ValidationError):
+        TypeAdapter(Name).validate_python(name)
+    with pytest.raises(SettingsError):
+        access.site(name)
+    with pytest.raises(SettingsError):
+        access.acl_file({access.site_user(name): access.hashed("password")})
+
+
+@pytest.mark.parametrize(
+    "user", ["default", "root", "site", "site.", "sites.a", "Site.a", "admin ", "coordinator\n", "a"]
+)
+def test_a_user_that_is_neither_ours_nor_a_sites_gets_no_rule(user):
+    with pytest.raises(SettingsError):
+        access.acl_file({user: access.hashed("password")})
+
+
+@pytest.mark.parametrize("stored", ["", "password", "0" * 63, "0" * 64 + " +@all", "0" * 64 + "\n", "G" * 64])
+def test_what_is_no_hash_gets_into_no_rule(stored):
+    with pytest.raises(SettingsError, match="user site.a: expected the password's SHA-256"):
+        access.acl_file({"site.a": stored})
+
+
+# --- transactions, strangers, databases ----------------------------------------------------------------------
+
+
+def test_a_transaction_with_one_forbidden_command_does_nothing(trial, attacker):
+    before = everything(trial)
+    with attacker.pipeline() as pipe:
+        pipe.rpush(SHARED["inbox"], "a")
+        pipe.delete(keys.delta("trial", "b"))
+        with pytest.raises(redis.ExecAbortError):
+            pipe.execute()
+    assert everything(trial) == before
+
+
+@pytest.mark.parametrize("is_transaction", [False, True])
+def test_every_attack_fails_in_a_pipeline_and_in_a_transaction_too(trial, is_transaction):
+    before = everything(trial)
+    chosen = [("MULTI",), *ATTACKS, ("EXEC",)] if is_transaction else ATTACKS
+    gained = try_all(trial.url(ATTACKER), chosen)
+    if is_transaction:
+        assert gained.pop(("MULTI",)) == b"OK"
+        assert isinstance(gained.pop(("EXEC",)), redis.ExecAbortError)
+    assert gained == {}
+    assert everything(trial) == before
+
+
+@pytest.mark.parametrize("key", [CENTRAL["head"], keys.order("trial", "ab"), SHARED["inbox"]])
+def test_nothing_can_be_learnt_by_watching_a_key(attacker, key):
+    with attacker.pipeline() as pipe, pytest.raises(NoPermissionError):
+        pipe.watch(key)
+
+
+@pytest.mark.parametrize(
+    "command", [("PING",), ("GET", keys.spec("trial")), ("INFO",), ("ACL", "WHOAMI"), ("MULTI",)]
+)
+def test_who_says_no_password_gets_no_answer(trial, command):
+    with redis.Redis(port=trial.port) as client, pytest.raises(AuthenticationError):
+        client.execute_command(*command)
+
+
+def test_a_wrong_password_is_refused_and_so_is_the_default_user(trial):
+    passwords = ["", "wrong", trial.passwords["site.ab"]]
+    passwords += [access.hashed(trial.passwords[ATTACKER])]  # the hash, which is what the file holds
+    for user, password in [
+        *((ATTACKER, password) for password in passwords),
+        ("default", ""),
+        ("default", "x"),
+    ]:
+        with redis.Redis(port=trial.port) as client, pytest.raises(AuthenticationError):
+            client.execute_command("AUTH", user, password)
+    with redis.Redis(port=trial.port) as client, pytest.raises(AuthenticationError):
+        client.execute_command("AUTH", trial.passwords[ATTACKER])  # without a user: the default one
+    assert trial.connect(TESTER).acl_getuser("default")["flags"][0] == "off"
+
+
+def test_a_failed_login_leaves_the_attacker_who_it_was(trial, attacker):
+    connection = attacker.connection_pool.get_connection()
+    login, read, other = results_of(
+        connection,
+        [["AUTH", "coordinator", "guess"], ["GET", CENTRAL["head"]], ["GET", keys.order("trial", "a")]],
+    )
+    attacker.connection_pool.release(connection)
+    assert isinstance(login, AuthenticationError)
+    assert isinstance(read, NoPermissionError)
+    assert other is not None
+
+
+@pytest.mark.parametrize("database", range(1, 16))
+def test_a_hospital_has_the_first_database_only(trial, database):
+    with redis.Redis.from_url(trial.url(ATTACKER), db=database) as client, pytest.raises(NoPermissionError):
+        client.get(keys.spec("trial"))
+
+
+# --- what a hospital can write is only read as data ----------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The ledger's clock, to be moved by hand."""
+    time = {"now": 1000.0}
+    monkeypatch.setattr(ledger, "_now", lambda _pipe: time["now"])
+    return time
+
+
+def packed(**fields):
+    return msgpack.packb({"v": 1, **fields})
+
+
+def a_delta(value=1.0, **changes):
+    """A submission of `a`'s as its worker would make it, but for the changes."""
+    good = Submission(order="a/1", delta=codec.pack_tree(constant(value)), num_examples=10)
+    return packed(**{**{name: getattr(good, name) for name in ("order", "delta", "num_examples")}, **changes})
+
+
+def tree(**leaf):
+    data = {"dtype": "float32", "shape": [1, 1], "encoding": "raw", "data": b"\0" * 4, **leaf}
+    return [["weight", data], ["bias", {**data, "shape": [1]}]]
+
+
+NESTED = b"\x91" * 2000 + b"\xc0"
+HOSTILE_BYTES = {
+    "nothing": b"",
+    "a number": b"\x01",
+    "no msgpack": b"\xc1",
+    "text": b"{}",
+    "cut off": a_delta()[:-3],
+    "more than a message": a_delta() + b"\0",
+    "deep": NESTED,
+    "a list said to be long": b"\xdd\xff\xff\xff\xff",
+    "a map said to be long": b"\xdf\xff\xff\xff\xff",
+    "an extension": b"\xc7\x01\x05\x00",
+    "a timestamp": b"\x81\xa1v\xd6\xff\0\0\0\0",
+    "keys that are no text": msgpack.packb({1: 1, "v": 1}),
+    "no UTF-8": b"\x82\xa1v\x01\xa5order\xa2\xff\xfe",
+    "another format": msgpack.packb({"v": 2}),
+    "true for one": msgpack.packb({"v": True}),
+    "an unknown field": packed(evil=1),
+    "the name of Python's own argument": packed(self=1),
+    "the name of pydantic's own argument": packed(__dataclass_self__=1),
+    "a class": packed(__class__="x"),
+    "megabytes": bytes(3_000_000),
+}
+HOSTILE_DELTAS = {
+    **HOSTILE_BYTES,
+    "another site's order": a_delta(order="ab/1"),
+    "an order to come": a_delta(order="a/2"),
+    "an order that is no order": a_delta(order="a/1/../ab/1"),
+    "no examples": a_delta(num_examples=0),
+    "fewer than no examples": a_delta(num_examples=-1),
+    "too many examples": a_delta(num_examples=2**53),
+    "true examples": a_delta(num_examples=True),
+    "examples as text": a_delta(num_examples="10"),
+    "a loss that is no number": a_delta(loss=float("nan")),
+    "an infinite time": a_delta(seconds=float("inf")),
+    "a negative time": a_delta(started=-1.0),
+    "not finite": a_delta(delta=codec.pack_tree(constant(np.nan))),
+    "beyond all bounds": a_delta(delta=codec.pack_tree(constant(1e30))),
+    "no leaves": a_delta(delta=[]),
+    "a leaf twice": a_delta(delta=tree() + tree()),
+    "leaves that are no pairs": a_delta(delta=[[]]),
+    "objects": a_delta(delta=tree(dtype="object")),
+    "a dtype with fields": a_delta(delta=tree(dtype="<f4,<f4")),
+    "a pickle": a_delta(delta=tree(encoding="pickle", data=b"cos\nsystem\n(S'id'\ntR.")),
+    "a shape of terabytes": a_delta(delta=tree(shape=[2**39, 2**39])),
+    "a shape of nothing, and much of it": a_delta(delta=tree(shape=[0, 2**39, 2**39], data=b"")),
+    "a negative shape": a_delta(delta=tree(shape=[-1, -1])),
+    "an error with a page": a_delta(
+        delta=None, error="<script>alert(1)</script>\x1b[2J\n2026 INFO all is well"
+    ),
+    "an error too long": a_delta(delta=None, error="x" * 501),
+}
+
+
+def hospital(guarded, site):
+    return guarded.connect(access.site_user(site))
+
+
+def applied(coordinator):
+    return [row.site for row in progress.history(coordinator, "trial")]
+
+
+def as_people_look(guarded):
+    """What everybody who only looks would read: it must not fail either."""
+    operator = guarded.connect(access.OPERATOR)
+    progress.read(operator, "trial")
+    for rows in (progress.history, progress.metrics, progress.events):
+        list(rows(operator, "trial"))
+    for site in SITES:
+        list(progress.evaluations(operator, "trial", site))
+
+
+@pytest.mark.parametrize("stored", HOSTILE_DELTAS.values(), ids=HOSTILE_DELTAS.keys())
+def test_a_hostile_delta_is_not_applied_and_the_others_are(trial, coordinator, stored):
+    hospital(trial, "a").set(MINE["delta"], stored)
+    hospital(trial, "a").rpush(SHARED["inbox"], "a")
+    submit(hospital(trial, "ab"), "ab/1", constant(1.0))
+    aggregate.aggregate("trial")
+    submit(hospital(trial, "b"), "b/1", constant(1.0))
+    aggregate.aggregate("trial")
+    supervise.supervise()
+    assert applied(coordinator) == ["ab", "b"]
+    assert coordinator.llen(COORDINATOR_QUEUE) == 0 == len(coordinator.lrange(SHARED["inbox"], 0, -1))
+    as_people_look(trial)
+
+
+def test_extreme_but_valid_submissions_leave_the_model_finite(trial, coordinator):
+    extreme = {"num_examples": 2**53 - 1, "bytes_down": 2**53 - 1, "loss": 1.7e308, "seconds": 1.7e308}
+    for number in range(1, 4):
+        submission = a_delta(1e18, order=f"a/{number}", started=1.7e308, **extreme)
+        hospital(trial, "a").set(MINE["delta"], submission)
+        hospital(trial, "a").rpush(SHARED["inbox"], "a")
+        submit(hospital(trial, "b"), f"b/{number}", constant(1.0))
+        aggregate.aggregate("trial")
+    assert applied(coordinator) == ["a", "b"] * 3
+    model = progress.model(coordinator, "trial", 6)
+    assert all(np.isfinite(leaf).all() for leaf in model.values())
+    as_people_look(trial)
+
+
+def test_a_hospital_that_names_others_in_the_inbox_changes_nothing_for_them(trial, coordinator):
+    before = everything(trial)
+    hospital(trial, "a").rpush(
+        SHARED["inbox"], "b", "ab", "b", "nobody", "", "b/1", b"\xff\xfe", "*", "a" * 10_000
+    )
+    aggregate.aggregate("trial")
+    assert applied(coordinator) == []
+    assert {key for key, value in everything(trial).items() if before.get(key) != value} <= {
+        CENTRAL["head"].encode(),
+        CENTRAL["memory"].encode(),
+    }
+    submit(hospital(trial, "b"), "b/1", constant(1.0))
+    aggregate.aggregate("trial")
+    assert applied(coordinator) == ["b"]
+    assert progress.read(coordinator, "trial").head.refused == 0
+
+
+def test_an_inbox_with_a_hundred_thousand_entries_is_worked_off(trial, coordinator):
+    with hospital(trial, "a").pipeline(transaction=False) as pipe:
+        for _ in range(100):
+            pipe.rpush(SHARED["inbox"], *["ab", b"\xff"] * 500)
+        pipe.execute()
+    submit(hospital(trial, "b"), "b/1", constant(1.0))
+    turns = 0
+    while coordinator.exists(SHARED["inbox"]):
+        aggregate.aggregate("trial")
+        turns += 1
+        assert turns <= 101
+    assert applied(coordinator) == ["b"]
+
+
+def score(version=0, num_examples=10, mse=1.0, **changes):
+    row = EvaluationRow(time=0.0, version=version, num_examples=num_examples, metrics={"mse": mse})
+    return packed(**{**{name: getattr(row, name) for name in row.__dataclass_fields__}, **changes})
+
+
+HOSTILE_SCORES = {
+    **{kind: {"row": stored} for kind, stored in HOSTILE_BYTES.items()},
+    "no row": {"evil": b"x"},
+    "a row beside another": {b"\xff": b"\xff", "x": score()},
+    "another version": {"row": score(version=7)},
+    "a negative version": {
+        "row": score(version=0) and packed(time=0.0, version=-1, num_examples=1, metrics={})
+    },
+    "more examples than there are numbers": {"row": score(num_examples=1, **{"num_examples": 2**53})},
+    "no examples": {"row": score(**{"num_examples": 0})},
+    "a score beyond all bounds": {"row": score(**{"metrics": {"mse": 1e31}})},
+    "a score that is no number": {"row": score(**{"metrics": {"mse": float("nan")}})},
+    "a score as text": {"row": score(**{"metrics": {"mse": "0.0"}})},
+    "too many scores": {"row": score(**{"metrics": {str(number): 0.0 for number in range(33)}})},
+}
+
+
+@pytest.mark.parametrize("fields", HOSTILE_SCORES.values(), ids=HOSTILE_SCORES.keys())
+def test_a_hostile_score_counts_as_none_and_the_others_count(trial, coordinator, clock, fields):
+    begun = progress.read(coordinator, "trial").head.evaluating_since
+    clock["now"] = begun + 1
+    hospital(trial, "a").xadd(MINE["evaluations"], fields)
+    for site, mse in (("ab", 1.0), ("b", 3.0)):
+        SiteLedger(hospital(trial, site)).put_evaluation("trial", site, 0, 10, {"mse": mse, "r2": None})
+    collect.collect("trial")
+    assert list(progress.metrics(coordinator, "trial")) == []  # `a` may still answer
+    clock["now"] = begun + collect.GIVE_UP_SECONDS + 1
+    collect.collect("trial")
+    (row,) = progress.metrics(coordinator, "trial")
+    assert (row.num_sites, row.metrics) == (2, {"mse": 2.0, "r2": None})
+    as_people_look(trial)
+
+
+def test_a_hospitals_absurd_score_is_a_number_and_names_no_metric_of_its_own(trial, coordinator):
+    absurd = score(**{"num_examples": 2**53 - 1, "metrics": {"mse": 1e30, "<script>": 1.0, "r2": None}})
+    hospital(trial, "a").xadd(MINE["evaluations"], {"row": absurd})
+    for site in OTHERS:
+        SiteLedger(hospital(trial, site)).put_evaluation("trial", site, 0, 10, {"mse": 1.0, "r2": 0.5})
+    collect.collect("trial")
+    (row,) = progress.metrics(coordinator, "trial")
+    assert (sorted(row.metrics), row.metrics["r2"]) == (["mse", "r2"], 0.5)
+    assert np.isfinite(row.metrics["mse"])
+    as_people_look(trial)
+
+
+HOSTILE_LEASES = {
+    **HOSTILE_BYTES,
+    "another site's order": b"ab/1 holder",
+    "an order of its own, for ever": b"a/1 holder",
+    "a holder that is no text": b"a/1 \xff\xfe\n\x1b[2J",
+    "a long holder": b"a/1 " + b"x" * 100_000,
+    "a future order": b"a/999999999999999999999 x",
+}
+
+
+@pytest.mark.parametrize("stored", HOSTILE_LEASES.values(), ids=HOSTILE_LEASES.keys())
+def test_a_hostile_lease_or_announcement_holds_up_nobody_else(trial, coordinator, clock, stored):
+    hospital(trial, "a").set(MINE["lease"], stored)
+    hospital(trial, "a").set(MINE["announcement"], stored)
+    hospital(trial, "a").set(MINE["delta"], stored)
+    for site in SITES:
+        hospital(trial, site).brpop(site_queue(site), timeout=1)
+        hospital(trial, site).brpop(site_queue(site), timeout=1)
+    clock["now"] = progress.read(coordinator, "trial").now + LEASE + 1
+    supervise.supervise()
+    supervise.welcome("a", "\n* evil")
+    found = {site.name: site.record for site in progress.read(coordinator, "trial").sites}
+    assert [found[site].attempt for site in OTHERS] == [2, 2]
+    assert {site: coordinator.llen(site_queue(site)) for site in OTHERS} == {"ab": 1, "b": 1}
+    as_people_look(trial)
+
+
+def test_an_announcement_from_the_future_does_not_hold_up_an_evaluation_for_ever(trial, coordinator, clock):
+    hospital(trial, "a").set(MINE["announcement"], packed(seen=1e300, software="\x1b[2J" * 40))
+    for site in OTHERS:
+        SiteLedger(hospital(trial, site)).put_evaluation("trial", site, 0, 10, {"mse": 1.0})
+    clock["now"] = progress.read(coordinator, "trial").now + collect.GIVE_UP_SECONDS + 1
+    collect.collect("trial")
+    assert len(list(progress.metrics(coordinator, "trial"))) == 1
+    as_people_look(trial)
+
+
+# --- bells ---------------------------------------------------------------------------------------------------
+
+
+HOSTILE_CALLS = [
+    *HOSTILE_BYTES.values(),
+    packed(kind="run"),
+    packed(kind="submitted", experiment="other"),
+    packed(kind="submitted", experiment="x" * 64),
+    packed(kind="submitted", experiment="trial", number=2**53),
+    packed(kind="submitted", experiment="trial", seconds=float("nan")),
+    packed(kind="started", holder="x" * 65),
+    packed(kind=["submitted"], experiment={"trial": 1}),
+]
+
+
+def sent(guarded):
+    """The tasks in the coordinator's queue, by name and arguments, oldest first."""
+    stored = guarded.connect(TESTER).lrange(COORDINATOR_QUEUE, 0, -1)[::-1]
+    bodies = [message_of(entry) for entry in stored]
+    return [(task, arguments) for task, arguments in bodies]
+
+
+def message_of(entry):
+    import base64
+    import json
+
+    message = json.loads(entry)
+    _, arguments, _ = msgpack.unpackb(base64.b64decode(message["body"]))
+    return message["headers"]["task"], arguments
+
+
+@pytest.mark.parametrize("kind", ["here", "taken", "gone"])
+def test_a_call_that_asks_for_nothing_sends_nothing(trial, coordinator, kind):
+    Reception().answer(coordinator, "a", Call(kind=kind, experiment="trial"))
+    assert sent(trial) == []
+
+
+def test_a_call_makes_the_centre_look_at_what_runs_and_no_more(trial, coordinator):
+    reception = Reception()
+    for kind in ("submitted", "scored"):
+        for experiment in ("other", "", "trial", "trial", "trial"):
+            reception.answer(coordinator, "a", Call(kind=kind, experiment=experiment))
+    for _ in range(100):
+        reception.answer(coordinator, "a", Call(kind="started", holder="0" * 64))
+    assert sent(trial) == [
+        ("aggregate", {"experiment": "trial"}),
+        ("collect", {"experiment": "trial"}),
+        ("welcome", {"site": "a", "holder": "0" * 64}),  # of the site whose channel it was
+    ]
+
+
+def test_a_call_about_another_hospitals_work_finds_nothing_to_do(trial, coordinator):
+    before = {key: value for key, value in everything(trial).items() if b"trial" in key}
+    reception = Reception()
+    reception.answer(coordinator, "a", Call(kind="submitted", experiment="trial", number=1))
+    reception.answer(coordinator, "a", Call(kind="scored", experiment="trial", number=0))
+    aggregate.aggregate("trial")
+    collect.collect("trial")
+    assert {key: value for key, value in everything(trial).items() if b"trial" in key} == before
+
+
+def test_a_hospital_that_starts_again_and_again_is_ordered_again_and_the_others_are_not(trial, coordinator):
+    taken = SiteLedger(hospital(trial, "ab")).take("trial", "ab/1", "worker")
+    SiteLedger(hospital(trial, "a")).take("trial", "a/1", "first")
+    for number in range(20):
+        supervise.welcome("a", f"{number:x}")
+    found = {site.name: site.record for site in progress.read(coordinator, "trial").sites}
+    assert [found[site].attempt for site in OTHERS] == [1, 1]
+    assert SiteLedger(hospital(trial, "ab")).renew(taken.lease)
+
+
+def test_hostile_calls_do_not_make_the_coordinator_deaf(trial, coordinator):
+    tester, reception = trial.connect(TESTER), Reception()
+    reception.start()
+    try:
+        wait_until(lambda: tester.pubsub_numpat() == 1)
+        for data in (*HOSTILE_CALLS, messages.encode(Call(kind="submitted", experiment="other"))):
+            hospital(trial, "a").publish(MINE["bell"], data)
+        hospital(trial, "b").publish(
+            keys.bell("b"), messages.encode(Call(kind="submitted", experiment="trial"))
+        )
+        wait_until(lambda: sent(trial))
+    finally:
+        reception.stop()
+        wait_until(lambda: tester.pubsub_numpat() == 0)
+    assert sent(trial) == [("aggregate", {"experiment": "trial"})]
+
+
+# --- real processes ------------------------------------------------------------------------------------------
+
+
+EXPERIMENT = """
+name = "{name}"
+sites = ["a", "ab", "b"]
+data = {{ dataset = "two-hospitals", holdout = 0.2 }}
+model = {{ kind = "linear-regression" }}
+training = {{ optimizer = {{ name = "sgd", learning_rate = 0.01 }}, batch_size = 50, epochs = 1 }}
+strategy = {{ kind = "fedasync", mixing_rate = 0.5 }}
+evaluation = {{ every = 10 }}
+stop = {{ updates = 20 }}
+"""
+
+
+@pytest.fixture
+def processes(guarded, tmp_path):
+    """Starts our command line as a user, in `tmp_path`; what still runs at the end is ended."""
+    started = []
+
+    def start(user, *arguments):
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("FEDELTA_")}
+        variables |= {"FEDELTA_BROKER_URL": guarded.url(user), "FEDELTA_RUNS_DIR": str(tmp_path / "runs")}
+        with (tmp_path / f"{user}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=variables,
+            )
+        started.append(process)
+        return process
+
+    yield start
+    children.end(started, grace_seconds=10.0)
+
+
+def run(start, folder, name):
+    """Run an experiment to its end, by the operator's command line."""
+    file = folder / f"{name}.toml"
+    file.write_text(EXPERIMENT.format(name=name))
+    process = start(access.OPERATOR, "run", str(file))
+    wait_until(lambda: process.poll() is not None)
+    assert process.returncode == 0, "\n".join(log.read_text() for log in folder.glob("*.log"))
+
+
+def outcome(guarded, name):
+    head = progress.read(guarded.connect(access.OPERATOR), name).head
+    return head.phase, head.outcome, head.applied, head.refused
+
+
+def test_hospitals_train_to_the_end_with_nothing_denied_and_while_one_is_attacked_from(
+    guarded, processes, tmp_path
+):
+    admin = guarded.connect(access.ADMIN)
+    processes(access.COORDINATOR, "coordinator")
+    for site in SITES:
+        processes(access.site_user(site), "worker", "--site", site)
+    run(processes, tmp_path, "quiet")
+    assert outcome(guarded, "quiet") == ("finished", "completed", 20, 0)
+    assert admin.acl_log() == []
+
+    gained, rounds, stopping = {}, [], threading.Event()
+
+    def attack():
+        while not stopping.is_set():
+            gained.update(try_all(guarded.url(ATTACKER), ATTACKS))
+            hospital(guarded, "a").rpush(SHARED["inbox"], "b", "ab", b"\xff")
+            for data in HOSTILE_CALLS:
+                hospital(guarded, "a").publish(MINE["bell"], data)
+            rounds.append(len(ATTACKS))
+
+    thread = threading.Thread(target=attack)
+    thread.start()
+    try:
+        run(processes, tmp_path, "trial")
+    finally:
+        stopping.set()
+        thread.join()
+    assert outcome(guarded, "trial") == ("finished", "completed", 20, 0)
+    assert gained == {}
+    assert len(rounds) > 1
+    assert {entry["username"] for entry in admin.acl_log()} == {ATTACKER}
