@@ -2,13 +2,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test fuzz lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedelta run examples/breast-cancer.toml
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest
+
+# A million hostile messages for the decoders, on two cores; `make test` has a few of them.
+fuzz: $(VENV)/.installed-dev
+	FEDELTA_FUZZ_CASES=1000000 $(BIN)/pytest tests/security/test_fuzz.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

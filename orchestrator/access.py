@@ -32,7 +32,8 @@ _NOBODY = "user default off sanitize-payload resetchannels -@all"
 _START = "resetchannels -@all +ping"
 _TRANSACTION = "+multi +exec +unwatch"
 
-_READ = "+get +mget +getrange +exists +hgetall +smembers +lrange +xrange +xrevrange +time"
+_LOOK = "+get +mget +getrange +exists +hgetall +smembers +xrevrange +time"
+_READ = f"{_LOOK} +lrange +xrange"
 _WRITE = "+set +del +hset +sadd +srem +xadd +watch"
 _DRAIN = "+strlen +sismember +rpush +ltrim"  # what only who reads submissions does
 
@@ -50,11 +51,18 @@ def rules() -> dict[str, str]:
         ),
         OPERATOR: (f"{_START} {_TRANSACTION} {_READ} {_WRITE} {data} (-@all +lpush +llen {queues})"),
         FLOWER: (
-            f"{_START} {_TRANSACTION} {_READ} %R~fedelta:* "
+            f"{_START} {_TRANSACTION} {_LOOK} {_shown()} "
             f"(-@all +llen {queues}) "
             f"(-@all +psubscribe &{keys.bell('*')} &{keys.WORK})"
         ),
     }
+
+
+def _shown() -> str:
+    """Patterns of the keys that `tasks.progress.read` reads: no model, no delta."""
+    of_experiments = (keys.spec, keys.head, keys.sites, keys.history, keys.metrics, keys.events)
+    shown = [keys.EXPERIMENTS, keys.COORDINATOR, keys.site("*"), keys.lease("*", "*")]
+    return " ".join(f"%R~{key}" for key in (*shown, *(key("*") for key in of_experiments)))
 
 
 def site(name: str) -> str:

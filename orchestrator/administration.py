@@ -1,16 +1,22 @@
 """What the commands of `cli` do that are for whoever looks after a centre or a hospital."""
 
+import dataclasses
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator import access, centre, children
+from orchestrator import access, centre, children, doctor
+from orchestrator.findings import Finding, Mark
 from tasks import connection, environment, health
 from tasks.app import connect, use_connection
 from workers.errors import ExperimentError, SettingsError, Unavailable
+
+STYLES: dict[Mark, str] = {"ok": "green", "warning": "yellow", "unsafe": "bold red", "unknown": "cyan"}
 
 console = Console(markup=False, highlight=False, soft_wrap=True)
 
@@ -100,6 +106,49 @@ def remove_site(folder: Path, name: str, redis_url: str | None) -> None:
             "in still; start it anew, or say with --redis where it is and remove the site again"
         )
     console.print(f"{name} is let in no more, and its connections are ended")
+
+
+def examine(folder: Path | None, site: Path | None, redis_url: str | None, *, as_json: bool) -> bool:
+    """Say what is unsafe about a centre, a hospital's access, or what the environment names.
+
+    Returns whether nothing is.
+
+    Raises:
+        SettingsError: it is not clear which; or a file is wrong.
+        Unavailable: Redis does not answer; what was found without it is shown before.
+    """
+    if (folder and site) or (redis_url and not folder):
+        raise SettingsError("expected --centre, or --centre and --redis, or --site, or none of them")
+    if folder:
+        found = doctor.examine_centre(folder, redis_url or environment.admin_redis())
+    elif site:
+        found = doctor.examine_site(site, site_name(site))
+    else:
+        found = doctor.examine_environment()
+    counts = Counter(finding.mark for finding in (_show_json if as_json else _show)(found))
+    return not counts["unsafe"]
+
+
+def _show(found: Iterable[Finding]) -> list[Finding]:
+    """Show each finding when it is made, and their number at the end."""
+    shown = []
+    for finding in found:
+        console.print(str(finding), style=STYLES[finding.mark])
+        shown.append(finding)
+    counts = Counter(finding.mark for finding in shown)
+    console.print(", ".join(f"{counts[mark]} {mark}" for mark in STYLES))
+    return shown
+
+
+def _show_json(found: Iterable[Finding]) -> list[Finding]:
+    """Show all findings at the end, those too that were made before an error."""
+    shown: list[Finding] = []
+    try:
+        for finding in found:
+            shown.append(finding)
+    finally:
+        print(json.dumps([dataclasses.asdict(finding) for finding in shown], indent=2))
+    return shown
 
 
 def _become(command: Sequence[str]) -> None:

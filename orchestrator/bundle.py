@@ -36,6 +36,7 @@ def write(path: Path, site: str, access_files: Mapping[str, str]) -> None:
     """Write the archive: a folder named as the site; its owner's alone, as is what is unpacked from it."""
     files = {**access_files, **deployment.site_files(site), "README.txt": README.format(site=site)}
     unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
     unfinished.touch(mode=0o600)
     with tarfile.open(unfinished, "w:gz") as archive:
         folder = tarfile.TarInfo(site)

@@ -70,9 +70,11 @@ def create(folder: Path, *, host: str, port: int = REDIS_PORT, uses_docker: bool
     centre = Centre(folder=folder.absolute())
     if centre.mark.exists():
         raise SettingsError(f"{folder}: there is a centre already; nothing was changed")
-    for name in ("authority", "redis", *ROLES, "data", "sites"):
-        _private_folder(centre.folder / name)
+    for path in private_folders(centre):
+        _private_folder(path)
     (centre.folder / "runs").mkdir(exist_ok=True)
+    # A Docker volume with nothing in it would take the owner of what the next container mounts it on.
+    write_private(centre.folder / "data" / "README", "What Redis remembers: back it up with the rest.\n")
 
     authority = certificates.authority(f"centre at {host}")
     _write_pair(centre.authority, "ca", authority)
@@ -117,7 +119,8 @@ def add_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
     """
     access.check_site(site)
     user = access.site_user(site)
-    with _users(centre) as hashes:
+    with _alone(centre):
+        hashes = read_users(centre)
         if user in hashes:
             raise SettingsError(
                 f"site {site} is in already; fedelta remove-site {site} revokes it, and after that it "
@@ -129,7 +132,8 @@ def add_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
         files["site.toml"] = files.pop("connection.toml") + bundle.SITE_TOML
         bundle.write(centre.bundle(site), site, files)
         hashes[user] = access.hashed(password)
-    return _tell_redis(centre, redis_url, lambda admin: access.put_user(admin, user, hashes[user]))
+        write_private(centre.acl_file, access.acl_file(hashes))
+        return _tell_redis(centre, redis_url, lambda admin: access.put_user(admin, user, hashes[user]))
 
 
 def remove_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
@@ -139,11 +143,13 @@ def remove_site(centre: Centre, site: str, redis_url: str | None = None) -> bool
         NotFound: it is not in, here and there; nothing is changed.
     """
     user, was_there = access.site_user(site), []
-    with _users(centre) as hashes:
+    with _alone(centre):
+        hashes = read_users(centre)
         was_there.append(hashes.pop(user, None))
-    centre.bundle(site).unlink(missing_ok=True)
-    is_told = _tell_redis(centre, redis_url, lambda admin: was_there.append(admin.acl_deluser(user)))
-    if not any(was_there):
+        write_private(centre.acl_file, access.acl_file(hashes))
+        centre.bundle(site).unlink(missing_ok=True)
+        is_told = _tell_redis(centre, redis_url, lambda admin: was_there.append(admin.acl_deluser(user)))
+    if is_told and not any(was_there):
         known = ", ".join(sites(centre)) or "none"
         raise NotFound(f"no site {site!r} in {centre.folder}; there: {known}")
     return is_told
@@ -152,6 +158,22 @@ def remove_site(centre: Centre, site: str, redis_url: str | None = None) -> bool
 def sites(centre: Centre) -> list[str]:
     """The hospitals that may work."""
     return sorted(user.removeprefix("site.") for user in read_users(centre) if user.startswith("site."))
+
+
+def private_folders(centre: Centre) -> list[Path]:
+    """Where everything is its owner's alone."""
+    return [centre.folder / name for name in ("authority", "redis", *ROLES, "data", "sites")]
+
+
+def own_certificates(centre: Centre) -> dict[str, Path]:
+    """By whose it is, every certificate of the centre's own."""
+    clients = {role: centre.folder / role / "client.crt" for role in ROLES}
+    return {
+        "the authority": centre.authority / "ca.crt",
+        "the server": centre.folder / "redis" / "redis.crt",
+        access.ADMIN: centre.authority / "client.crt",
+        **clients,
+    }
 
 
 def read_users(centre: Centre) -> dict[str, str]:
@@ -170,13 +192,12 @@ def admin_connection(centre: Centre, redis_url: str | None = None) -> connection
 
 
 @contextmanager
-def _users(centre: Centre) -> Iterator[dict[str, str]]:
-    """The users, to be changed: written back when the block ends well; one at a time changes them."""
-    with (centre.folder / "redis" / ".lock").open("w") as lock:
+def _alone(centre: Centre) -> Iterator[None]:
+    """One at a time changes the users, in the file and in Redis; what is to be written is read in here."""
+    path = centre.folder / "redis" / ".lock"
+    with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        hashes = read_users(centre)
-        yield hashes
-        write_private(centre.acl_file, access.acl_file(hashes))
+        yield
 
 
 def _tell_redis(centre: Centre, redis_url: str | None, tell: Callable[[redis.Redis], object]) -> bool:

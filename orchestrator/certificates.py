@@ -43,13 +43,14 @@ def authority(name: str) -> Pair:
 
 
 def server(issuer: Pair, hosts: Sequence[str]) -> Pair:
-    """A server's certificate, for these host names and IP addresses."""
-    return _issue(issuer, hosts[0], ExtendedKeyUsageOID.SERVER_AUTH, hosts)
+    """A server's certificate, for these host names and IP addresses; it can also ask itself how it is."""
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return _issue(issuer, hosts[0], usages, hosts)
 
 
 def client(issuer: Pair, name: str) -> Pair:
     """A client's certificate."""
-    return _issue(issuer, name, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+    return _issue(issuer, name, [ExtendedKeyUsageOID.CLIENT_AUTH], ())
 
 
 def days_left(certificate: bytes) -> int:
@@ -58,7 +59,7 @@ def days_left(certificate: bytes) -> int:
     return (end - datetime.datetime.now(datetime.UTC)).days
 
 
-def _issue(issuer: Pair, name: str, usage: x509.ObjectIdentifier, hosts: Sequence[str]) -> Pair:
+def _issue(issuer: Pair, name: str, usages: list[x509.ObjectIdentifier], hosts: Sequence[str]) -> Pair:
     issuer_key = load_pem_private_key(issuer.key, password=None)
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)  # `authority` made it
     issuer_certificate = x509.load_pem_x509_certificate(issuer.certificate)
@@ -66,7 +67,7 @@ def _issue(issuer: Pair, name: str, usage: x509.ObjectIdentifier, hosts: Sequenc
     builder = _builder(_subject(name), key, CERTIFICATE_DAYS).issuer_name(issuer_certificate.subject)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     builder = builder.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
     )

@@ -2,7 +2,7 @@
 
 Exit codes:
     0    done
-    1    the run failed, or was stopped before its end
+    1    the run failed, or was stopped before its end; or something is unsafe (`doctor`)
     2    the command or the experiment file is wrong; nothing was started
     3    a server or a process that is needed does not answer
     4    there is no experiment or run of that name
@@ -196,6 +196,20 @@ def add_site(name: SiteName, centre: Centre = Path(), redis: RedisUrl = None) ->
 def remove_site(name: SiteName, centre: Centre = Path(), redis: RedisUrl = None) -> None:
     """Let a hospital in no more, from now on, and end its connections."""
     administration.remove_site(centre, name, redis)
+
+
+@app.command()
+def doctor(
+    centre: Annotated[Path | None, typer.Option("--centre", help="The centre's folder.")] = None,
+    site: Annotated[Path | None, typer.Option("--site", help="A hospital's site.toml.")] = None,
+    redis: RedisUrl = None,
+    json: Json = False,
+) -> None:
+    """Say what is unsafe: about a centre, a hospital's access, or else the Redis that the environment names.
+
+    Exit code 1 if anything is.
+    """
+    raise typer.Exit(0 if administration.examine(centre, site, redis, as_json=json) else 1)
 
 
 def main() -> None:

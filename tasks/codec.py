@@ -3,9 +3,9 @@
 A tree is a list of [path, {dtype, shape, encoding, data}] with raw little-endian bytes. Decoding makes no
 copy: the arrays are read-only views of the message.
 
-Whoever wrote a message may be hostile, so what decoding one costs is bounded by its own length: its texts,
-lists and maps are no longer than an honest one's, and no more of them. It may be nested as deep as the parser
-goes, which is 1024; nothing here follows it down.
+Whoever wrote a message may be hostile, so what decoding one costs is bounded: its texts, lists and maps are
+no longer than an honest one's, nor are there more of them. It may be nested as deep as the parser goes, which
+is 1024; nothing here follows it down.
 """
 
 import math
@@ -73,35 +73,38 @@ def encode_tree(tree: Mapping[str, Array]) -> bytes:
 
 def decode_tree(data: bytes, reference: Mapping[str, Array] | None) -> Params:
     """The inverse of `encode_tree`, checked as `unpack_tree` does."""
-    message = unpack(data, longest(data, reference))
+    message = unpack(data, num_leaves(data, reference))
     if message.keys() != {"v", "tree"} or type(message["v"]) is not int or message["v"] != 1:
         raise MalformedMessage(f"expected a tree of format 1, got a map of {str(sorted(message)):.{SHOWN}}")
     return unpack_tree(message["tree"], reference)
 
 
-def unpack(data: bytes, longest: int) -> dict[str, Any]:
-    """The msgpack map that these bytes are; no list or map in it has more than `longest` entries.
+def unpack(data: bytes, num_leaves: int) -> dict[str, Any]:
+    """The msgpack map that these bytes are.
+
+    It has no more lists and maps, and no longer ones, than a message with a tree of so many leaves.
 
     Raises:
-        MalformedMessage: they are not one, or one that an honest sender does not make.
+        MalformedMessage: they are not one.
     """
-    left = 8 + len(data) // BYTES_PER_LIST  # lists and maps
+    longest = min(max(num_leaves, MAX_DIMENSIONS), len(data))
+    left = 8 + min(3 * num_leaves, len(data) // BYTES_PER_LIST)  # lists and maps
 
     def counted(container: object) -> object:
         nonlocal left
         left -= 1
         if left < 0:
-            raise ValueError(f"it has more lists and maps than one for every {BYTES_PER_LIST} bytes")
+            raise ValueError("it has more lists and maps than it should")
         return container
 
     try:
+        _pass_over(data)
         message = msgpack.unpackb(
             data,
             raw=False,
             strict_map_key=True,
-            # The parser reserves a list's memory by the length that it claims, before it has seen one entry.
-            max_array_len=min(longest, len(data)),
-            max_map_len=min(longest, len(data)),
+            max_array_len=longest,
+            max_map_len=longest,
             max_str_len=min(MAX_TEXT, len(data)),
             max_bin_len=len(data),
             max_ext_len=0,
@@ -118,15 +121,24 @@ def unpack(data: bytes, longest: int) -> dict[str, Any]:
     return checked
 
 
-def longest(data: bytes, reference: Mapping[str, Array] | None) -> int:
-    """Entries of the longest list or map in a message with one tree like the reference."""
-    num_leaves = len(data) // BYTES_PER_LEAF if reference is None else len(reference) + 1
-    return max(num_leaves, MAX_DIMENSIONS)
+def num_leaves(data: bytes, reference: Mapping[str, Array] | None) -> int:
+    """Leaves that a message with one tree like the reference may have: one too many, to name it."""
+    return len(data) // BYTES_PER_LEAF if reference is None else len(reference) + 1
 
 
 def size_limit(reference: Mapping[str, Array]) -> int:
     """Bytes that a message with one tree like the reference takes at most."""
     return trees.num_bytes(reference) + LEAF_OVERHEAD * len(reference) + MESSAGE_OVERHEAD
+
+
+def _pass_over(data: bytes) -> None:
+    """Parse it all, keeping nothing.
+
+    The parser reserves a list's memory by the length that the list claims; from here on the claims are true.
+    """
+    parser = msgpack.Unpacker(max_buffer_size=len(data))
+    parser.feed(data)
+    parser.skip()
 
 
 def _pack_leaf(leaf: np.ndarray) -> dict[str, Any]:

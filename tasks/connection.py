@@ -29,7 +29,7 @@ from workers.settings import explain
 class Connection(BaseModel):
     """Where Redis is, who we are, and how both are proven."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     url: str
     username: str
@@ -42,7 +42,7 @@ class Connection(BaseModel):
     @classmethod
     def _is_encrypted(cls, url: str) -> str:
         parts = urlsplit(url)
-        if parts.scheme != "rediss" or not parts.hostname or "@" in parts.netloc or parts.query:
+        if parts.scheme != "rediss" or not parts.hostname or "@" in url or parts.query:
             raise ValueError("expected rediss://<host>:<port>/<database>, with no user or password in it")
         return url
 
@@ -50,7 +50,7 @@ class Connection(BaseModel):
     def url_with_password(self) -> str:
         """The URL as Celery and the Redis client take it; never to be shown."""
         scheme, rest = self.url.split("://", 1)
-        return f"{scheme}://{quote(self.username)}:{quote(self._password(), safe='')}@{rest}"
+        return f"{scheme}://{quote(self.username, safe='')}:{quote(self._password(), safe='')}@{rest}"
 
     @property
     def tls(self) -> dict[str, Any]:
@@ -115,7 +115,8 @@ def read(path: Path, url: str | None = None) -> Connection:
     try:
         found = Connection.model_validate({**table, "url": url} if url else table)
     except ValidationError as error:
-        mistakes = "\n".join(f"  connection.{line}" for line in explain(error, table))
+        # What was written is not repeated: it may be a password in a place where none should be.
+        mistakes = "\n".join(f"  connection.{line.partition(', got ')[0]}" for line in explain(error, table))
         raise SettingsError(f"{path}: nothing was started, because of\n{mistakes}") from error
     places = {
         name: path.parent / getattr(found, name) for name in ("password_file", "ca", "certificate", "key")

@@ -76,7 +76,7 @@ class Turn:
         self._read_deltas.append(key)
         if len(stored) > limit:
             raise MalformedMessage(f"expected at most {limit} bytes, got {self._pipe.strlen(key)}")
-        submission = messages.decode(Submission, stored, codec.longest(stored, reference))
+        submission = messages.decode(Submission, stored, reference)
         record = self.state.sites[site]
         return (submission, len(stored)) if submission.order == f"{site}/{record.sequence}" else None
 

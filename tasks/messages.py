@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeA
 from tasks import codec
 from workers.errors import MalformedMessage
 from workers.metrics import Metrics
+from workers.params import Array
 from workers.settings import explain, message
 from workers.spec import Experiment, Spec
 
@@ -143,15 +144,13 @@ def encode_spec(spec: object) -> bytes:
     return packed
 
 
-def decode(kind: type[Message], data: bytes, longest: int | None = None) -> Message:
-    """The message of that kind that these bytes are.
-
-    `longest` is how many entries a list or a map in it may have; None: as many as the kind allows.
+def decode(kind: type[Message], data: bytes, reference: Mapping[str, Array] | None = None) -> Message:
+    """The message of that kind that these bytes are; the reference is what a tree in it should be like.
 
     Raises:
         MalformedMessage: they are none.
     """
-    fields = codec.unpack(data, _longest(kind, data) if longest is None else longest)
+    fields = codec.unpack(data, _num_leaves(kind, data, reference))
     version = fields.pop("v", None)
     if type(version) is not int or version != FORMAT:
         raise MalformedMessage(f"{kind.__name__}: expected format {FORMAT}, got {version!r:.{codec.SHOWN}}")
@@ -195,10 +194,10 @@ def seed_of(experiment: Experiment, site: str, sequence: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1  # fits a signed 64-bit integer
 
 
-def _longest(kind: type, data: bytes) -> int:
-    """Entries of the longest list or map that a message of that kind can have; checks the others' size."""
+def _num_leaves(kind: type, data: bytes, reference: Mapping[str, Array] | None) -> int:
+    """What bounds the lists and maps of a message of that kind; what has no tree is bounded in bytes, too."""
     if kind is Submission:
-        return codec.longest(data, None)
+        return codec.num_leaves(data, reference)
     if kind is Spec:
         return MAX_ENTRIES + len(data) // 2  # names of sites and features, of a letter at least
     if len(data) > MAX_BYTES:

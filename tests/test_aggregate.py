@@ -234,3 +234,64 @@ def test_entries_of_the_inbox_that_name_nobody_are_thrown_away(client):
     client.rpush(keys.inbox("trial"), "nobody", b"\xff\xfe", "", "a/1")
     assert drain(client).head.applied == 0
     assert client.llen(keys.inbox("trial")) == 0
+
+
+# The norm of a delta
+
+
+def test_a_delta_past_the_maximum_norm_is_refused_as_a_fault_and_never_applied(client, caplog):
+    begin(client, strategy={"kind": "fedasync", "max_norm": 5})
+    submit(client, "a/1", {"weight": np.float32([[6.0]]), "bias": np.float32([8.0])})  # sqrt(36 + 64) = 10
+    submit(client, "c/1", {"weight": np.float32([[3.0]]), "bias": np.float32([-4.0])})  # sqrt(9 + 16) = 5
+    new = drain(client)
+
+    assert (new.head.applied, new.head.refused) == (1, 1)
+    assert [row.site for row in progress.history(client, "trial")] == ["c"]
+    (event,) = events(client, "refused")
+    assert (event.site, event.order, event.detail) == ("a", "a/1", "norm 10 is past the maximum of 5")
+    assert "trial a/1: refused: norm 10 is past the maximum of 5" in caplog.text
+    assert (new.sites["a"].sequence, new.sites["a"].refusals) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["fedasync", "fedbuff", "fedavg"])
+def test_every_strategy_bounds_the_norm_and_drops_a_site_that_is_always_past_it(client, kind):
+    begin(client, strategy={"kind": kind, "max_norm": 0.5})
+    for number in range(1, MAX_REFUSALS + 1):
+        submit(client, f"a/{number}", constant(12.3))
+        new = drain(client)
+    assert new.sites["a"].is_dropped
+    assert weight_of(client) == 0.0
+    # 12.3 sqrt(2) = 17.39
+    assert {event.detail for event in events(client, "refused")} == {
+        "norm 17.3948 is past the maximum of 0.5"
+    }
+
+
+def test_without_a_maximum_any_finite_norm_is_taken(client):
+    begin(client)
+    submit(client, "a/1", constant(9e17))
+    assert drain(client).head.applied == 1
+
+
+# What a site says, where people read it
+
+
+def test_a_reason_that_a_site_gives_is_shown_in_one_line(client, caplog):
+    begin(client)
+    taken = SiteLedger(client).take("trial", "a/1", "worker")
+    error = "no such file\n2026-01-01 ERROR: all is lost\x1b[2J"
+    SiteLedger(client).submit("trial", taken.lease, Submission(order="a/1", error=error))
+    drain(client)
+    (event,) = events(client, "refused")
+    assert event.detail == "the site could not train: no such file 2026-01-01 ERROR: all is lost [2J"
+    assert "\x1b" not in caplog.text and "\n2026" not in caplog.text
+
+
+def test_a_refusal_of_a_delta_with_long_names_is_written_and_read(client):
+    begin(client)
+    delta = codec.pack_tree({"\U0001d11e" * 1000: np.zeros(1, np.float32)})
+    taken = SiteLedger(client).take("trial", "a/1", "worker")
+    SiteLedger(client).submit("trial", taken.lease, Submission(order="a/1", delta=delta, num_examples=1))
+    drain(client)
+    (event,) = events(client, "refused")
+    assert event.detail.startswith("leaf ") and len(event.detail) <= 1000

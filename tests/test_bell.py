@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import msgpack
 import numpy as np
@@ -60,7 +60,7 @@ def watching(client):
 def calls_heard():
     """The generator `bell.calls`, in a thread of its own, and what it has given so far."""
     heard, stopping = [], threading.Event()
-    thread = threading.Thread(target=lambda: heard.extend(bell.calls(connect(), stopping)))
+    thread = threading.Thread(target=lambda: heard.extend(bell.calls(connect(), stopping)), daemon=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bell, "PATIENCE_SECONDS", 0.02)  # it looks whether it is to stop as often
         thread.start()
@@ -217,11 +217,11 @@ def test_a_channel_whose_name_is_no_text_or_very_long_is_logged_in_short(client,
 
 
 def test_nobody_is_heard_any_more_once_it_is_to_stop(client):
-    stopping = threading.Event()
-    with closing(bell.calls(client, stopping)) as calls:
-        stopping.set()
-        assert list(calls) == []
-    assert not has_listener()
+    with calls_heard() as heard:
+        pass
+    wait_until(lambda: not has_listener())
+    ring(client, "a", Call(kind="here"))
+    assert heard == []
 
 
 def test_the_sites_are_heard_again_after_redis_was_away(client, private_redis, tmp_path, caplog):

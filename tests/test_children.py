@@ -34,7 +34,7 @@ def test_the_command_line_of_a_worker_names_its_queues_and_has_two_threads_for_e
         *(sys.executable, "-m", "celery", "--quiet", "--app", "tasks.site_worker", "worker"),
         *("--queues", "site.north,site.south-2", "--hostname", "north@%h"),
         *("--pool", "threads", "--concurrency", "4"),
-        *("--without-gossip", "--without-mingle", "--loglevel", "INFO", "--without-heartbeat"),
+        *("--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"),
     ]
 
 
@@ -43,14 +43,14 @@ def test_the_command_line_of_the_coordinator_has_one_thread():
         *(sys.executable, "-m", "celery", "--quiet", "--app", "tasks.coordinator", "worker"),
         *("--queues", "coordinator", "--hostname", "coordinator@%h"),
         *("--pool", "solo", "--concurrency", "1"),
-        *("--without-gossip", "--without-mingle", "--loglevel", "INFO"),
+        *("--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"),
     ]
 
 
-def test_the_command_line_of_a_clock_of_its_own_keeps_its_schedule_in_memory():
+def test_the_command_line_of_a_clock_of_its_own_names_the_schedule_that_says_that_it_lives():
     assert children.beat() == [
         *(sys.executable, "-m", "celery", "--quiet", "--app", "tasks.app", "beat"),
-        *("--scheduler", "celery.beat:Scheduler", "--loglevel", "INFO"),
+        *("--scheduler", "tasks.beat:LivingScheduler", "--loglevel", "INFO"),
     ]
 
 

@@ -1,3 +1,6 @@
+import re
+import tracemalloc
+
 import msgpack
 import numpy as np
 import pytest
@@ -385,3 +388,101 @@ def test_a_leaf_that_comes_twice_is_refused():
     packed = msgpack.unpackb(msgpack.packb(codec.pack_tree({"w": np.zeros(2, np.float32)}))) * 2
     with pytest.raises(MalformedMessage, match="expected each leaf once"):
         codec.unpack_tree(packed, {"w": np.zeros(2, np.float32)})
+
+
+# What decoding may cost
+
+
+def nested_claims(size, depth=1000):
+    """Lists in one another, each of which claims to be this long; the innermost is."""
+    return b"\x81\xa1v" + (b"\xdd" + size.to_bytes(4, "big")) * depth + b"\xc0" * size
+
+
+def allocated_by(decode):
+    """The most bytes that were allocated at once while it ran."""
+    tracemalloc.start()
+    try:
+        decode()
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        nested_claims(5000),
+        b"\x81\xa1v\xdd\x00\x00\xff\xff" + b"\x80" * 65535,
+        b"\x81\xa1v" + b"\xdc\x00\x20" * 1000 + b"\xc0" * 32,
+        msgpack.packb({"v": [[["ab"] * 30] * 30] * 30}),
+    ],
+    ids=[
+        "lists that claim to be long",
+        "many empty maps",
+        "lists that claim to be short",
+        "many small texts",
+    ],
+)
+@pytest.mark.parametrize("reference", [REFERENCE, None], ids=["with a reference", "without"])
+def test_a_small_message_cannot_make_the_decoder_allocate_much(data, reference):
+    def decode():
+        with pytest.raises(MalformedMessage):
+            codec.decode_tree(data, reference)
+
+    assert allocated_by(decode) < 2**21
+
+
+def test_what_lists_claim_is_checked_before_memory_is_reserved_for_it():
+    # 1000 lists of 5000 places of 8 bytes would be 40 MB, of a message of 10 kB.
+    def decode():
+        with pytest.raises(MalformedMessage, match="No more data to unpack"):
+            codec.unpack(nested_claims(5000), num_leaves=5000)
+
+    assert allocated_by(decode) < 2**20
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ([0] * 33, "33 exceeds max_array_len(32)"),
+        ({str(key): 0 for key in range(33)}, "33 exceeds max_map_len(32)"),
+        ("x" * 4097, "4097 exceeds max_str_len(4096)"),
+        (msgpack.ExtType(1, b"x"), "2 exceeds max_ext_len(0)"),
+        ([[[]] * 5] * 5, "it has more lists and maps than it should"),
+    ],
+    ids=["a long list", "a long map", "a long text", "a type of its own", "many lists"],
+)
+def test_a_message_larger_in_any_way_than_one_with_such_a_tree_is_refused(value, complaint):
+    padding = {"padding": bytes(5000)}
+    with pytest.raises(MalformedMessage, match=re.escape(complaint)):
+        codec.unpack(msgpack.packb({"v": value, **padding}), num_leaves=3)
+
+
+def test_the_longest_lists_and_texts_and_the_most_leaves_that_are_allowed_are_decoded():
+    fields = {"list": [0] * 32, "text": "x" * 4096, "map": {str(key): 0 for key in range(32)}}
+    assert codec.unpack(msgpack.packb(fields), num_leaves=3) == fields
+    empty = np.zeros(0, np.int32)
+    tree = {letter: empty for letter in ["", *map(chr, range(33, 127))]}  # a leaf takes no fewer bytes
+    assert_same_bits(codec.decode_tree(codec.encode_tree(tree), None), tree)
+    assert_same_bits(codec.decode_tree(codec.encode_tree(tree), tree), tree)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"w" * 4000: np.zeros(2, np.float32)},
+        {f"{index}-{'w' * 200}": np.zeros(2, np.float32) for index in range(4)},
+    ],
+    ids=["a long path", "many paths"],
+)
+def test_a_refusal_shows_little_of_a_hostile_message(tree):
+    for packed in (codec.pack_tree(tree), codec.pack_tree(tree) * 2):
+        with pytest.raises(MalformedMessage) as raised:
+            codec.unpack_tree(msgpack.unpackb(msgpack.packb(packed)), {"w": np.zeros(2, np.float32)})
+        assert len(str(raised.value)) < 400
+
+
+def test_the_format_is_a_whole_number():
+    with pytest.raises(MalformedMessage, match="expected a tree of format 1"):
+        codec.decode_tree(msgpack.packb({"v": 1.0, "tree": []}), {})

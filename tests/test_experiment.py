@@ -191,3 +191,9 @@ def test_several_mistakes_are_reported_at_once(file):
         "strategy.kind",
         "stop.updates",
     ]
+
+
+@pytest.mark.parametrize("value", ["[" * 2000, "9" * 5000], ids=["nested too deep", "a number too long"])
+def test_what_the_toml_parser_cannot_bear_is_refused(file, value):
+    file.write_text(f"name = {value}")
+    assert refusal(file).startswith(f"{file}: is not TOML: ")

@@ -4,6 +4,8 @@ import time
 import pytest
 
 from tasks import health, supervise
+from tasks.app import app
+from tasks.beat import LivingScheduler
 
 
 @pytest.fixture
@@ -55,3 +57,12 @@ def test_where_nobody_asked_for_the_file_there_is_none(tmp_path, monkeypatch):
 def test_a_coordinator_says_so_when_it_looks_after_its_experiments(client, alive):
     supervise.supervise()
     assert health.is_fresh()
+
+
+def test_a_clock_of_its_own_says_so_when_it_has_sent_what_is_due(client, alive):
+    scheduler = LivingScheduler(app, lazy=True)
+    scheduler.setup_schedule()
+    assert not alive.exists()
+    scheduler.apply_async(scheduler.schedule["supervise"], advance=False)
+    assert health.is_fresh()
+    assert client.llen("coordinator") == 1

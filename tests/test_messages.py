@@ -394,3 +394,99 @@ def test_a_score_that_would_spoil_the_mean_is_refused(changes):
     fields = {"v": 1, "time": 0.0, "version": 0, "num_examples": 1, "metrics": {"mse": 0.5}, **changes}
     with pytest.raises(MalformedMessage):
         messages.decode(EvaluationRow, msgpack.packb(fields))
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "value", "complaint"),
+    [
+        (SUBMISSION, "order", "a" * 81, "order: String should have at most 80 characters"),
+        (SUBMISSION, "loss", 2e39, "loss: should be less than or equal to 1000"),
+        (SUBMISSION, "started", -1.0, "started: should be greater than or equal to 0, got -1.0"),
+        (
+            SUBMISSION,
+            "started",
+            1e12,
+            "started: should be less than or equal to 100000000000, got 1000000000000.0",
+        ),
+        (
+            SUBMISSION,
+            "seconds",
+            1e10,
+            "seconds: should be less than or equal to 1000000000, got 10000000000.0",
+        ),
+        (FLAT[0], "seen", 1e300, "seen: should be less than or equal to 100000000000, got 1e+300"),
+        (FLAT[4], "time", -1.0, "time: should be greater than or equal to 0, got -1.0"),
+        (FLAT[4], "version", 2**53, f"version: should be less than {2**53}, got {2**53}"),
+        (FLAT[4], "metrics", {"m" * 65: 0.5}, "metrics."),
+        (
+            FLAT[4],
+            "metrics",
+            {str(n): 0.5 for n in range(33)},
+            "metrics: Dictionary should have at most 32 items",
+        ),
+        (FLAT[6], "detail", "x" * 1001, "detail: String should have at most 1000 characters"),
+    ],
+)
+def test_a_field_past_its_limit_is_refused(message, field, value, complaint):
+    found = refusal(type(message), fields_of(message) | {field: value})
+    assert found.startswith(f"{type(message).__name__}: {complaint}")
+
+
+def test_a_message_with_no_tree_is_measured_before_it_is_decoded():
+    data = bytes(messages.MAX_BYTES + 1)
+    with pytest.raises(MalformedMessage, match="^Order: expected at most 16384 bytes, got 16385$"):
+        messages.decode(Order, data)
+
+
+def test_the_lists_of_a_submission_are_no_longer_than_the_reference_allows():
+    delta = codec.pack_tree({f"leaf{index}": np.zeros(1, np.float32) for index in range(40)})
+    data = messages.encode(dataclasses.replace(SUBMISSION, delta=delta))
+    assert len(messages.decode(Submission, data).delta) == 40
+    with pytest.raises(MalformedMessage, match="40 exceeds max_array_len"):
+        messages.decode(Submission, data, DELTA)
+
+
+def test_the_largest_experiment_is_decoded():
+    sites = tuple(f"site-{number}" for number in range(2000))
+    delays = dict.fromkeys(sites, Delay(distribution="uniform", mean=1.0))
+    experiment = dataclasses.replace(EXPERIMENT, sites=sites, seconds_per_order=delays)
+    spec = dataclasses.replace(SPEC, experiment=experiment)
+    assert messages.decode(Spec, messages.encode_spec(spec)) == spec
+
+
+@pytest.mark.parametrize("field", ["a\nb", "\x1b[2J", "x" * 4000])
+def test_a_refusal_is_one_printable_line(field):
+    found = refusal(Order, fields_of(ORDER) | {field: 1})
+    assert found.isprintable() and len(found) <= 1000
+
+
+def test_what_a_site_says_is_shown_in_one_line():
+    assert messages.one_line("Akte\n\x1b[2J\u202efehlt «»") == "Akte  [2J fehlt «»"
+    assert len(messages.one_line("x" * 5000)) == 1000
+
+
+@pytest.mark.parametrize(
+    ("stored", "complaint"),
+    [
+        ({}, "Head: started: is missing"),
+        ({b"started": b"\xff"}, "Head: expected a hash of texts: "),
+        ({b"\xff": b"1"}, "Head: expected a hash of texts: "),
+        (
+            {b"started": b"soon"},
+            "Head: started: should be a valid number, unable to parse string as a number",
+        ),
+        ({b"started": b"nan"}, "Head: started: should be a finite number"),
+        ({b"started": b"1", b"version": b"-1"}, "Head: version: should be greater than or equal to 0"),
+        ({b"started": b"1", b"version": b"9" * 5000}, "Head: version: "),
+        ({b"started": b"1", b"phase": b"gone"}, "Head: phase: expected 'running', 'finishing' or 'finished'"),
+        ({b"started": b"1", b"more": b"1"}, "Head: more: is not a field that is known here"),
+    ],
+)
+def test_a_hash_that_is_none_is_refused(stored, complaint):
+    with pytest.raises(MalformedMessage) as raised:
+        messages.from_hash(Head, stored)
+    assert str(raised.value).startswith(complaint)
+    assert len(str(raised.value)) <= 1000

@@ -1,6 +1,7 @@
 """What a worker says of itself, heard by a second connection to a real Redis."""
 
 import threading
+import time
 
 import pytest
 import redis
@@ -12,7 +13,7 @@ from tasks.messages import Announcement
 from tasks.presence import HOLDER, SOFTWARE, Presence
 from tasks.site_ledger import LEASE, SiteLedger
 from tests.conftest import make_spec, zeros
-from tests.test_bell import calls_heard, wait_until
+from tests.test_bell import DEADLINE, calls_heard, wait_until
 
 STARTED, HERE, GONE = Call(kind="started", holder=HOLDER), Call(kind="here"), Call(kind="gone")
 
@@ -123,7 +124,9 @@ def test_a_lease_is_given_up_when_its_block_fails(client, worker):
 
 def test_a_pause_ends_when_the_worker_stops(worker):
     threading.Timer(0.01, worker.stop).start()
-    worker.pause(3600)  # or this test would not end
+    begun = time.monotonic()
+    worker.pause(3600)
+    assert time.monotonic() - begun < DEADLINE
 
 
 def test_the_file_is_touched_only_by_who_could_announce_itself(client, worker, tmp_path, monkeypatch):

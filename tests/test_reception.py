@@ -1,5 +1,7 @@
 """The coordinator's ear, with a real ledger and a real queue."""
 
+import base64
+import json
 import threading
 
 import msgpack
@@ -46,13 +48,13 @@ def begin(client, *names):
 
 
 def waiting(client):
-    """The messages in the coordinator's queue, oldest first, which stay there: task and arguments."""
-    with app.connection_for_read() as connection:
-        queue = connection.SimpleQueue(COORDINATOR_QUEUE)
-        found = [queue.get_nowait() for _ in range(client.llen(COORDINATOR_QUEUE))]
-        for message in found:
-            message.requeue()
-        return [(message.headers["task"], msgpack.unpackb(message.body)[1]) for message in found]
+    """The messages in the coordinator's queue, oldest first: task and arguments."""
+    found = []
+    for entry in reversed(client.lrange(COORDINATOR_QUEUE, 0, -1)):
+        message = json.loads(entry)
+        _, arguments, _ = msgpack.unpackb(base64.b64decode(message["body"]))
+        found.append((message["headers"]["task"], arguments))
+    return found
 
 
 def submitted(experiment="trial"):
@@ -246,10 +248,15 @@ def test_a_queue_is_a_list_and_nothing_else(client):
         (b"coordinator", b"list"),
         (b"site.a", b"list"),
     }
-    with app.connection_for_read() as connection:
-        taken = connection.SimpleQueue(COORDINATOR_QUEUE).get_nowait()
-        assert client.keys() == [b"site.a"]  # no set of what is not acknowledged
-        taken.ack()
+    taken, queues = [], [app.amqp.queues[COORDINATOR_QUEUE]]
+    with (
+        app.connection_for_read() as connection,
+        app.amqp.TaskConsumer(connection.default_channel, queues, on_message=taken.append),
+    ):
+        connection.drain_events(timeout=DEADLINE)
+        assert client.keys() == [b"site.a"]  # no set of bindings, none of what is not acknowledged
+        taken[0].ack()
+    assert client.keys() == [b"site.a"]
 
 
 def test_what_a_site_rings_while_a_turn_goes_on_leads_to_another_turn(client, monkeypatch):

@@ -327,6 +327,9 @@ def test_only_fedavg_is_synchronous_and_only_fedasync_needs_the_base_model():
         (FedAsync, {"mixing_rate": 0.0}, "mixing_rate\n  Input should be greater than 0"),
         (FedAsync, {"mixing_rate": 1.1}, "mixing_rate\n  Input should be less than or equal to 1"),
         (FedAsync, {"max_staleness": -1}, "max_staleness\n  Input should be greater than or equal to 0"),
+        (FedAsync, {"max_norm": 0.0}, "max_norm\n  Input should be greater than 0"),
+        (FedBuff, {"max_norm": float("inf")}, "max_norm\n  Input should be a finite number"),
+        (FedAvg, {"max_norm": "1"}, "max_norm\n  Input should be a valid number"),
         (FedBuff, {"buffer_size": 0}, "buffer_size\n  Input should be greater than 0"),
         (FedAvg, {"weighting": "loss"}, "weighting\n  Input should be 'examples' or 'equal'"),
         (FedAvg, {"max_staleness": 3}, "max_staleness\n  Unexpected keyword argument"),
@@ -335,3 +338,8 @@ def test_only_fedavg_is_synchronous_and_only_fedasync_needs_the_base_model():
 def test_bad_settings_are_refused(kind, options, message):
     with pytest.raises(ValidationError, match=message):
         kind(**options)
+
+
+def test_the_norm_is_unbounded_by_default_and_every_strategy_can_bound_it():
+    assert [kind().max_norm for kind in (FedAsync, FedBuff, FedAvg)] == [None, None, None]
+    assert [kind(max_norm=2.5).max_norm for kind in (FedAsync, FedBuff, FedAvg)] == [2.5, 2.5, 2.5]

@@ -1,4 +1,4 @@
-"""A Redis 7 as the centre runs it: our ACL file, no default user, and one more user for the tests' own eyes."""
+"""A Redis 7 as the centre runs it: our ACL file, no default user, and a user for the tests' own eyes."""
 
 import os
 import re
@@ -8,19 +8,22 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import redis
+from kombu import pools
 
 from orchestrator import access, children
 from tasks.app import app, use_broker
 from tasks.dispatch import follow
 from tasks.ledger import Ledger
+from tasks.state import State
 from tests.conftest import make_spec, zeros
 
-DEADLINE = 30.0  # seconds
+DEADLINE = 60.0  # seconds
 SITES = ("a", "ab", "b")  # one name is how another begins
 USERS = (access.ADMIN, access.COORDINATOR, access.OPERATOR, access.FLOWER, *map(access.site_user, SITES))
 TESTER = "tester"  # may do everything: it is no user of ours
@@ -50,6 +53,9 @@ class GuardedRedis:
             "save": "",
             "maxmemory-policy": "noeviction",
             "acllog-max-len": "10000",
+            # What Redis itself would refuse by default is to be refused by our rules.
+            "enable-debug-command": "yes",
+            "enable-module-command": "yes",
         }
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
         log = self.folder / "log"
@@ -70,7 +76,7 @@ class GuardedRedis:
 
 
 def redis_7() -> str:
-    """Path of a Redis server that knows selectors; its absence fails the tests, which prove nothing without."""
+    """Path of a Redis server that knows selectors; without it the tests fail, as they prove nothing."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.fail(
@@ -126,11 +132,18 @@ def guarded(server: GuardedRedis) -> GuardedRedis:
 @pytest.fixture
 def coordinator(guarded: GuardedRedis) -> Iterator[redis.Redis]:
     """The coordinator's client; what is called here acts as the coordinator."""
+    with acting_as(guarded, access.COORDINATOR) as client:
+        yield client
+
+
+@contextmanager
+def acting_as(guarded: GuardedRedis, user: str) -> Iterator[redis.Redis]:
+    """What is called in the block acts as that user; the user's client."""
     names = ("FEDELTA_BROKER_URL", "FEDELTA_LEDGER_URL", "FEDELTA_CONNECTION")
     before = {name: os.environ[name] for name in names if name in os.environ}
     forget_connections()
-    use_broker(guarded.url(access.COORDINATOR))
-    yield guarded.connect(access.COORDINATOR)
+    use_broker(guarded.url(user))
+    yield guarded.connect(user)
     forget_connections()
     for name in names:
         os.environ.pop(name, None)
@@ -139,8 +152,8 @@ def coordinator(guarded: GuardedRedis) -> Iterator[redis.Redis]:
 
 def forget_connections() -> None:
     """Celery keeps its connections to the broker that it had; other tests have another."""
-    app.pool.force_close_all()
-    app._after_fork()  # drops the pools, that of the producers too
+    pools.reset()
+    app._after_fork()  # its own references to them, too
 
 
 @pytest.fixture
@@ -151,9 +164,9 @@ def trial(guarded: GuardedRedis, coordinator: redis.Redis) -> GuardedRedis:
     return guarded
 
 
-def begin(guarded: GuardedRedis, **changes: object):
-    """Submit "trial" as the operator does."""
-    spec = make_spec(**{"sites": list(SITES), **changes})
-    new = Ledger(guarded.connect(access.OPERATOR)).create("trial", spec, zeros())
-    assert new is not None, 'there is a "trial" already'
+def begin(guarded: GuardedRedis, name: str = "trial", **changes: object) -> State:
+    """Submit an experiment for all three sites as the operator does, without its messages."""
+    spec = make_spec(**{"name": name, "sites": list(SITES), **changes})
+    new = Ledger(guarded.connect(access.OPERATOR)).create(name, spec, zeros())
+    assert new is not None, f"there is a {name!r} already"
     return new

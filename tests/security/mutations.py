@@ -1,4 +1,4 @@
-"""What a hostile sender could make of an honest message: one random accident after another, repeatable by seed."""
+"""What a hostile sender could make of an honest message: random accidents, repeatable by their seed."""
 
 import math
 import random
@@ -53,72 +53,87 @@ TYPES += [
 
 
 def mutated(rng: random.Random, fields: object, others: Sequence[bytes]) -> bytes:
-    """The message of these fields after an accident to what it says, or to its bytes, or to both."""
+    """The message of these fields after accidents to what it says, or to its bytes, or to both."""
     chance = rng.random()
     if chance < 0.85:
-        hostile = rng.choice(VALUES if rng.random() < 0.85 else BROKEN)
-        data = msgpack.packb(_changed(rng, fields)).replace(_PACKED_MARK, hostile)
-    else:
-        data = msgpack.packb(fields)
-    return damaged(rng, data, others) if chance > 0.7 else data
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            fields = _changed(rng, fields)
+    hostile = rng.choice(VALUES if rng.random() < 0.85 else BROKEN)
+    data = msgpack.packb(fields).replace(_PACKED_MARK, hostile)
+    return damaged(rng, data, others, BROKEN) if chance > 0.7 else data
 
 
-def damaged(rng: random.Random, data: bytes, others: Sequence[bytes], tokens: Sequence[bytes] = ()) -> bytes:
-    """The bytes after one to four accidents; `tokens` are what may come into them."""
+def damaged(rng: random.Random, data: bytes, others: Sequence[bytes], tokens: Sequence[bytes]) -> bytes:
+    """The bytes after one to four accidents; they may go on as one of the others, or have tokens in them."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 4))):
-        place = rng.randrange(len(changed) + 1)
+        begin = rng.randrange(len(changed) + 1)
         length = rng.choice((1, 1, 2, 4, 8, 30))
+        old = changed[begin : begin + length]
+        end = begin
         match rng.randrange(9):
-            case 0 if place < len(changed):
-                changed[place] ^= 1 << rng.randrange(8)
-            case 1 if place < len(changed):
-                changed[place] = rng.choice(TYPES)
+            case 0:
+                end, new = begin + length, bytes(byte ^ 1 << rng.randrange(8) for byte in old)
+            case 1:
+                end, new = begin + 1, bytes([rng.choice(TYPES)])
             case 2:
-                changed[place:place] = rng.randbytes(length)
+                new = rng.randbytes(length)
             case 3:
-                del changed[place : place + length]
+                end, new = begin + length, b""
             case 4:
-                changed[place:place] = changed[place : place + length] * rng.choice((1, 1, 2, 50))
+                new = old * rng.choice((1, 1, 2, 50))
             case 5:
-                del changed[place:]
+                end, new = len(changed), b""
             case 6:
                 other = rng.choice(others)
-                changed[place:] = other[rng.randrange(len(other) + 1) :]
+                end, new = len(changed), other[rng.randrange(len(other) + 1) :]
             case 7:
-                changed[place : place + length] = rng.choice((0, 2**31, 2**32 - 1)).to_bytes(4, "big")
-            case 8:
-                changed[place:place] = rng.choice(tokens or BROKEN)
+                end, new = begin + length, rng.choice((0, 2**31, 2**32 - 1)).to_bytes(4, "big")
+            case _:
+                new = rng.choice(tokens)
+        changed[begin:end] = new
     return bytes(changed)
 
 
 def _changed(rng: random.Random, value: object) -> object:
     """The value with one of its parts, however deep, missing, repeated, renamed, added or `MARK`."""
-    is_here = rng.random() < 0.1
-    if isinstance(value, dict) and value and not is_here:
-        key = rng.choice(list(value))
-        match rng.randrange(12):
-            case 0:
-                return {name: part for name, part in value.items() if name != key}
-            case 1:
-                return value | {rng.choice(("extra", "", b"v", 1, MARK, "x" * 300, "a\nb")): value[key]}
-            case 2:
-                return value | {key: value[rng.choice(list(value))]}
-            case _:
-                return value | {key: _changed(rng, value[key])}
-    if isinstance(value, list) and value and not is_here:
-        place = rng.randrange(len(value))
-        match rng.randrange(12):
-            case 0:
-                return value[:place] + value[place + 1 :]
-            case 1:
-                return value + value[place : place + 1] * rng.choice((1, 2, 60))
-            case 2:
-                return value[::-1]
-            case _:
-                return [*value[:place], _changed(rng, value[place]), *value[place + 1 :]]
-    if isinstance(value, bytes) and value and rng.random() < 0.7:
-        return damaged(rng, value, [value], [struct.pack("<f", 1e18), struct.pack("<f", float("nan"))])
-    if type(value) in (int, float) and rng.random() < 0.5:
-        return value * rng.choice((-1, 0, 2, 0.5, 1e9)) + rng.choice((-1, 0, 1))
+    if not value or rng.random() < 0.1:
+        return MARK
+    if isinstance(value, dict):
+        return _changed_map(rng, value)
+    if isinstance(value, list):
+        return _changed_list(rng, value)
+    if isinstance(value, bytes) and rng.random() < 0.7:
+        return damaged(rng, value, [value], [struct.pack("<f", number) for number in (7, 1e18, math.nan)])
+    if type(value) is float and rng.random() < 0.5:
+        return value * rng.choice((-1.0, 0.5, 1e9))
+    if type(value) is int and rng.random() < 0.5:
+        number = value * rng.choice((-1, 0, 1, 2)) + rng.choice((-1, 0, 1))
+        return max(min(number, 2**64 - 1), -(2**63))
     return MARK
+
+
+def _changed_map(rng: random.Random, value: dict[object, object]) -> object:
+    key = rng.choice(list(value))
+    match rng.randrange(12):
+        case 0:
+            return {name: part for name, part in value.items() if name != key}
+        case 1:
+            return value | {rng.choice(("extra", "", b"v", 1, MARK, "x" * 300, "a\nb")): value[key]}
+        case 2:
+            return value | {key: value[rng.choice(list(value))]}
+        case _:
+            return value | {key: _changed(rng, value[key])}
+
+
+def _changed_list(rng: random.Random, value: list[object]) -> object:
+    place = rng.randrange(len(value))
+    match rng.randrange(12):
+        case 0:
+            return value[:place] + value[place + 1 :]
+        case 1:
+            return value + value[place : place + 1] * rng.choice((1, 2, 60))
+        case 2:
+            return value[::-1]
+        case _:
+            return [*value[:place], _changed(rng, value[place]), *value[place + 1 :]]

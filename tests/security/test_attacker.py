@@ -1,7 +1,11 @@
 """An attacker with the credentials of hospital `a` tries everything; `a`'s own worker still works."""
 
+import base64
 import itertools
+import json
 import os
+import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -11,17 +15,20 @@ import numpy as np
 import pytest
 import redis
 from pydantic import TypeAdapter, ValidationError
-from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, ExecAbortError, NoPermissionError
+from redis.retry import Retry
 
 from orchestrator import access, children
-from tasks import aggregate, bell, codec, collect, keys, ledger, messages, progress, supervise
+from tasks import aggregate, codec, collect, keys, ledger, messages, progress, supervise
 from tasks.app import COORDINATOR_QUEUE, site_queue
 from tasks.bell import Call
-from tasks.messages import EvaluationRow, Submission
+from tasks.dispatch import follow
+from tasks.messages import Submission
 from tasks.reception import Reception
 from tasks.site_ledger import LEASE, SiteLedger
 from tests.conftest import constant, submit
-from tests.security.conftest import SITES, TESTER, begin, free_port, wait_until
+from tests.security.conftest import SITES, TESTER, acting_as, begin, wait_until
 from workers.errors import SettingsError
 from workers.spec import Name
 
@@ -38,28 +45,13 @@ CENTRAL = {
 }
 # ... what every site may use in one way ...
 SHARED = {"spec": keys.spec("trial"), "model": keys.model("trial", 0), "inbox": keys.inbox("trial")}
-# ... Celery's ...
-CELERY = {
-    name: name
-    for name in (
-        *(
-            "unacked",
-            "unacked_index",
-            "unacked_mutex",
-            "_kombu.binding.celeryev",
-            "_kombu.binding.coordinator",
-        ),
-        *("_kombu.binding.celery.pidbox", "_kombu.binding.site.a", "/0.celery.pidbox", "/0.celeryev"),
-        *(
-            "/0.celeryev/task.sent",
-            "celeryev.1",
-            "celery",
-            "__keyspace@0__:x",
-            "fedelta:bell:*",
-            "fedelta:bell",
-        ),
-    )
-}
+# ... what Celery would use by default, and the channels:
+CELERY = [
+    *("unacked", "unacked_index", "unacked_mutex", "_kombu.binding.celeryev", "_kombu.binding.coordinator"),
+    *("_kombu.binding.celery.pidbox", "_kombu.binding.site.a", "/0.celery.pidbox", "/0.celeryev"),
+    *("/0.celeryev/task.sent", "celeryev.1", "celery", "celery.pidbox", "__keyspace@0__:x"),
+]
+CHANNELS = [*map(keys.bell, ("a", "ab", "b", "*")), "fedelta:bell", keys.WORK]
 
 
 def belongings(site):
@@ -75,7 +67,8 @@ PLACES = [
     *(place for site in SITES for place in belongings(site).values()),
     *CENTRAL.values(),
     *SHARED.values(),
-    *CELERY.values(),
+    *CELERY,
+    *CHANNELS,
     "anything",
 ]
 
@@ -97,10 +90,8 @@ SITE_MAY = {
 }
 SITE_MAY_ANYWHERE = {*ALWAYS, *TRANSACTION, "ping", "time"}
 
-LEDGER = [place for place in PLACES if place.startswith("fedelta:") and ":bell" not in place]
-BELLS = [keys.bell(site) for site in SITES]
+LEDGER = [place for place in PLACES if place.startswith("fedelta:")]  # channels, too, were they keys
 QUEUES = [COORDINATOR_QUEUE, *map(site_queue, SITES)]
-EVENTS = ["/0.celeryev", "/0.celeryev/task.sent"]
 READ = {"get", "mget", "getrange", "exists", "hgetall", "smembers", "lrange", "xrange", "xrevrange"}
 WRITE = {"set", "del", "hset", "sadd", "srem", "xadd", "watch"}
 DRAIN = {"strlen", "sismember", "rpush", "ltrim"}
@@ -119,272 +110,92 @@ def everything(guarded):
     return {key: tester.dump(key) for key in tester.keys("*")}
 
 
-# --- single commands -----------------------------------------------------------------------------------------
+# --- single commands ---------------------------------------------------------------------------------------
+
+
+# What is tried on each key (or queue, or channel) that is not the attacker's; {lease} and so on are its own.
+ON_A_KEY = """
+    GET {key}; GETDEL {key}; GETEX {key} EX 1; GETRANGE {key} 0 -1; STRLEN {key}; EXISTS {key}
+    WATCH {key}; TYPE {key}; TTL {key}; DUMP {key}; OBJECT ENCODING {key}; OBJECT FREQ {key}
+    MEMORY USAGE {key}; TOUCH {key}; MGET {lease} {key}; MGET {key} {order}; SORT {key}; SORT_RO {key}
+    LCS {order} {key}; HSCAN {key} 0; HGETALL {key}; HKEYS {key}; HGET {key} version; SMEMBERS {key}
+    SSCAN {key} 0; LRANGE {key} 0 -1; LLEN {key}; XRANGE {key} - +; XREVRANGE {key} + -; XLEN {key}
+    XREAD STREAMS {key} 0; XINFO STREAM {key}; LINDEX {key} 0; XREAD STREAMS {evaluations} {key} 0 0
+    XREADGROUP GROUP g c STREAMS {key} >; SINTERCARD 2 {key} {key}; SET {key} x; SET {key} x GET
+    SETEX {key} 1 x; SETNX {key} x; GETSET {key} x; MSET {lease} x {key} x; MSETNX {key} x
+    APPEND {key} x; SETRANGE {key} 0 x; SETBIT {key} 0 1; INCR {key}; BITFIELD {key} SET u8 0 1
+    BITOP NOT {delta} {key}; BITOP NOT {key} {delta}; DEL {key}; DEL {lease} {key}; UNLINK {key}
+    PERSIST {key}; EXPIRE {key} 0; PEXPIREAT {key} 0; RENAME {key} {delta}; RENAME {delta} {key}
+    RENAMENX {queue} {key}; COPY {key} {delta}; COPY {delta} {key} REPLACE; MOVE {key} 1
+    RESTORE {key} 0 x REPLACE; HSET {key} version 9; HINCRBY {key} version 1; HDEL {key} version
+    SADD {key} x; SREM {key} trial; SMOVE {key} {key} trial; SUNIONSTORE {delta} {key}; ZADD {key} 1 x
+    PFADD {key} x; PFMERGE {delta} {key}; GEOADD {key} 1 1 x; XADD {key} * row x; XDEL {key} 0-1
+    XTRIM {key} MAXLEN 0; XSETID {key} 9-9; XGROUP CREATE {key} g 0 MKSTREAM; LPUSH {key} x
+    RPUSH {key} x; LPUSHX {key} x; LPOP {key}; RPOP {key}; LSET {key} 0 x; LTRIM {key} 1 0
+    LREM {key} 0 x; LINSERT {key} BEFORE x x; BRPOP {key} 1; BLPOP {key} 1; BRPOP {queue} {key} 1
+    LMPOP 1 {key} LEFT; BLMPOP 1 1 {key} LEFT; RPOPLPUSH {key} {queue}; RPOPLPUSH {queue} {key}
+    BRPOPLPUSH {queue} {key} 1; LMOVE {key} {queue} LEFT LEFT; LMOVE {queue} {key} LEFT LEFT
+    BLMOVE {queue} {key} LEFT LEFT 1; SORT {queue} STORE {key}; SORT {queue} BY nosort GET {key}
+    PUBLISH {key} x; SPUBLISH {key} x; SUBSCRIBE {key}; PSUBSCRIBE {key}; SSUBSCRIBE {key}
+"""
+ON_THE_SERVER = """
+    EVAL "return redis.call('KEYS', '*')" 0; EVAL_RO "return 1" 0
+    EVAL "return redis.call('GET', KEYS[1])" 1 {order}
+    EVALSHA da39a3ee5e6b4b0d3255bfef95601890afd80709 0
+    EVALSHA_RO da39a3ee5e6b4b0d3255bfef95601890afd80709 0; SCRIPT LOAD "return 1"; SCRIPT FLUSH
+    SCRIPT KILL; SCRIPT EXISTS x; SCRIPT DEBUG YES; FUNCTION LOAD "#!lua name=x"; FUNCTION FLUSH
+    FUNCTION LIST; FUNCTION DUMP; FUNCTION RESTORE x; FUNCTION STATS; FCALL x 0; FCALL_RO x 0; KEYS *
+    SCAN 0; RANDOMKEY; DBSIZE; FLUSHALL; FLUSHDB; SWAPDB 0 1; SELECT 0; SELECT 1; CONFIG GET *
+    CONFIG SET dir /tmp; CONFIG REWRITE; CONFIG RESETSTAT; MIGRATE 127.0.0.1 1 {delta} 0 1
+    REPLICAOF 127.0.0.1 1; SLAVEOF NO ONE; PSYNC ? -1; SYNC; REPLCONF listening-port 1; FAILOVER; ROLE
+    WAIT 0 1; DEBUG SLEEP 0; DEBUG SEGFAULT; DEBUG JMAP; SHUTDOWN NOSAVE; MONITOR; INFO; LOLWUT; ECHO x
+    DISCARD; ACL WHOAMI; ACL LIST; ACL USERS; ACL GETUSER site.a; ACL SETUSER site.a +@all
+    ACL DELUSER site.b; ACL LOAD; ACL SAVE; ACL LOG; ACL LOG RESET; ACL CAT; ACL GENPASS
+    ACL DRYRUN site.b PING; ACL HELP; CLIENT LIST; CLIENT INFO; CLIENT ID; CLIENT GETNAME
+    CLIENT SETNAME x; CLIENT KILL TYPE normal; CLIENT PAUSE 1; CLIENT UNPAUSE; CLIENT NO-EVICT ON
+    CLIENT TRACKING ON BCAST; CLIENT CACHING YES; CLIENT REPLY OFF; CLIENT UNBLOCK 1; CLIENT GETREDIR
+    CLIENT TRACKINGINFO; CLIENT HELP; MODULE LIST; MODULE LOAD /tmp/x.so; MODULE LOADEX /tmp/x.so
+    MODULE UNLOAD x; SAVE; BGSAVE; BGREWRITEAOF; LASTSAVE; SLOWLOG GET; SLOWLOG RESET; LATENCY LATEST
+    LATENCY RESET; MEMORY DOCTOR; MEMORY PURGE; MEMORY STATS; CLUSTER INFO; CLUSTER NODES; READONLY
+    READWRITE; ASKING; PUBSUB CHANNELS; PUBSUB NUMPAT; PUBSUB NUMSUB x; COMMAND; COMMAND COUNT
+    COMMAND DOCS; PFDEBUG ENCODING x; PFSELFTEST; SUBSCRIBE x; PSUBSCRIBE *; UNSUBSCRIBE
+    SET {delta} x GET; SET {lease} x GET; SETRANGE {delta} 536870911 x; APPEND {delta} x; GET {delta}
+    DEL {delta}; DEL {announcement}; EXPIRE {delta} 1; PFMERGE {delta} {delta}
+    XTRIM {evaluations} MAXLEN 0; DEL {queue}; XRANGE {evaluations} - +; DEL {evaluations}
+    SUBSCRIBE {bell}; PSUBSCRIBE {bell}; SPUBLISH {bell} x
+"""
+# Channels as they could be mistaken for the attacker's own.
+MISTAKABLE = [
+    "fedelta:bell:",
+    "fedelta:bell:a:",
+    "fedelta:bell:a*",
+    "FEDELTA:BELL:A",
+    "fedelta:bell:a\n",
+    "a",
+    "x",
+]
 
 
 def attacks():
-    """Commands that a hospital has no business to run, for the keys as they are named in "trial"."""
-    for site in OTHERS:
-        theirs = belongings(site)
-        for kind in ("order", "lease", "delta", "announcement"):
-            key = theirs[kind]
-            yield from (
-                (command, key) for command in ("GET", "GETDEL", "STRLEN", "EXISTS", "DEL", "UNLINK", "WATCH")
-            )
-            yield from (("SET", key, "x"), ("APPEND", key, "x"), ("SETRANGE", key, 0, "x"), ("INCR", key))
-            yield from (
-                ("GETRANGE", key, 0, -1),
-                ("EXPIRE", key, 0),
-                ("PERSIST", key),
-                ("MGET", MINE["lease"], key),
-            )
-            yield from (
-                ("RENAME", key, MINE["delta"]),
-                ("RENAME", MINE["delta"], key),
-                ("DEL", MINE["lease"], key),
-            )
-            yield from (("COPY", key, MINE["delta"]), ("COPY", MINE["delta"], key, "REPLACE"), ("DUMP", key))
-            yield from (
-                ("RESTORE", key, 0, "x", "REPLACE"),
-                ("MOVE", key, 1),
-                ("MSET", MINE["lease"], 1, key, 1),
-            )
-        scores = theirs["evaluations"]
-        yield from (("XADD", scores, "*", "row", "x"), ("XRANGE", scores, "-", "+"), ("XDEL", scores, "0-1"))
-        yield from (("XTRIM", scores, "MAXLEN", 0), ("XLEN", scores), ("XREAD", "STREAMS", scores, 0))
-        yield from (("XREAD", "STREAMS", MINE["evaluations"], scores, 0, 0), ("XSETID", scores, "9-9"))
-        yield ("XGROUP", "CREATE", scores, "group", 0)
-        yield ("PUBLISH", theirs["bell"], "x")
-        yield ("SUBSCRIBE", theirs["bell"])
-    for queue in (COORDINATOR_QUEUE, *map(site_queue, OTHERS)):
-        yield from ((command, queue, "x") for command in ("LPUSH", "RPUSH", "LPUSHX", "RPUSHX"))
-        yield from (
-            (command, queue) for command in ("RPOP", "LPOP", "LLEN", "DEL", "SORT", "TYPE", "OBJECT ENCODING")
-        )
-        yield from (("BRPOP", queue, 1), ("BLPOP", queue, 1), ("BRPOP", site_queue("a"), queue, 1))
-        yield from (
-            ("LRANGE", queue, 0, -1),
-            ("LSET", queue, 0, "x"),
-            ("LTRIM", queue, 1, 0),
-            ("EXPIRE", queue, 0),
-        )
-        yield from (("RENAME", queue, site_queue("a")), ("RENAME", site_queue("a"), queue))
-        yield from (("LMOVE", queue, site_queue("a"), "LEFT", "LEFT"), ("RPOPLPUSH", site_queue("a"), queue))
-        yield from (("LMOVE", site_queue("a"), queue, "LEFT", "LEFT"), ("RPOPLPUSH", queue, site_queue("a")))
-        yield from (("BLMOVE", site_queue("a"), queue, "LEFT", "LEFT", 1), ("LMPOP", 1, queue, "LEFT"))
-        yield from (("BRPOPLPUSH", queue, site_queue("a"), 1), ("BLMPOP", 1, 1, queue, "LEFT"))
-    inbox = SHARED["inbox"]
-    yield from (
-        (command, inbox) for command in ("LPOP", "RPOP", "LLEN", "DEL", "UNLINK", "DUMP", "EXISTS", "WATCH")
-    )
-    yield from (
-        ("LRANGE", inbox, 0, -1),
-        ("LTRIM", inbox, 1, 0),
-        ("RENAME", inbox, MINE["delta"]),
-        ("BRPOP", inbox, 1),
-    )
-    yield from (("LPUSH", inbox, "b"), ("LREM", inbox, 0, "b"), ("LSET", inbox, 0, "b"), ("EXPIRE", inbox, 0))
-    for key in (*CENTRAL.values(), SHARED["spec"], SHARED["model"], MINE["order"], *CELERY.values()):
-        yield from (
-            ("SET", key, "x"),
-            ("DEL", key),
-            ("UNLINK", key),
-            ("EXPIRE", key, 0),
-            ("RENAME", key, "x"),
-        )
-        yield from (
-            ("HSET", key, "version", 9),
-            ("HDEL", key, "version"),
-            ("SADD", key, "x"),
-            ("SREM", key, "trial"),
-        )
-        yield from (
-            ("XADD", key, "*", "row", "x"),
-            ("XTRIM", key, "MAXLEN", 0),
-            ("RPUSH", key, "x"),
-            ("APPEND", key, 1),
-        )
-        yield from (
-            ("HINCRBY", key, "version", 1),
-            ("ZADD", key, 1, "x"),
-            ("PFADD", key, "x"),
-            ("SETBIT", key, 0, 1),
-        )
-        yield from (
-            ("SET", key, "x", "GET"),
-            ("SET", key, "x", "KEEPTTL"),
-            ("GETSET", key, "x"),
-            ("GETEX", key, "EX", 1),
-        )
-    for key in (*CENTRAL.values(), *CELERY.values()):
-        yield from (
-            (command, key)
-            for command in ("GET", "HGETALL", "HKEYS", "SMEMBERS", "EXISTS", "TYPE", "WATCH", "TTL")
-        )
-        yield from (
-            ("XRANGE", key, "-", "+"),
-            ("XREVRANGE", key, "+", "-"),
-            ("LRANGE", key, 0, -1),
-            ("XINFO", "STREAM", key),
-        )
-        yield from (
-            ("HGET", key, "version"),
-            ("MGET", MINE["order"], key),
-            ("HSCAN", key, 0),
-            ("OBJECT", "FREQ", key),
-        )
-    for channel in (
-        *CELERY.values(),
-        keys.bell(""),
-        "fedelta:bell:a:",
-        "fedelta:bell:*",
-        "x",
-        MINE["bell"].upper(),
-    ):
-        yield from (("PUBLISH", channel, "x"), ("SPUBLISH", channel, "x"))
-    for channel in (MINE["bell"], "*", "x"):
-        yield from ((command, channel) for command in ("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"))
-    for mine in (MINE["delta"], MINE["lease"], MINE["announcement"]):
-        yield from (("SET", mine, "x", "GET"), ("GETSET", mine, "x"), ("GETDEL", mine), ("EXPIRE", mine, 1))
-        yield from (
-            ("APPEND", mine, "x"),
-            ("SETRANGE", mine, 536870911, "x"),
-            ("SETBIT", mine, 4294967295, 1),
-        )
-        yield from (
-            ("BITOP", "NOT", mine, SHARED["model"]),
-            ("COPY", SHARED["model"], mine),
-            ("PFMERGE", mine, mine),
-        )
-    yield from (("SORT", site_queue("a"), "BY", "fedelta:{trial}:*", "GET", "fedelta:{trial}:delta:b"),)
-    yield from (("SORT", site_queue("a"), "STORE", COORDINATOR_QUEUE), ("SORT_RO", site_queue("a")))
-    yield from (("LCS", MINE["order"], SHARED["model"]), ("SUNIONSTORE", MINE["delta"], keys.RUNNING))
-    yield from (
-        ("EVAL", "return redis.call('KEYS', '*')", 0),
-        ("EVAL_RO", "return 1", 0),
-        ("EVALSHA", "0" * 40, 0),
-    )
-    yield from (
-        ("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, MINE["delta"]),
-        ("EVALSHA_RO", "0" * 40, 0),
-    )
-    yield from (
-        ("SCRIPT", "LOAD", "return 1"),
-        ("SCRIPT", "FLUSH"),
-        ("SCRIPT", "KILL"),
-        ("SCRIPT", "EXISTS", "0" * 40),
-    )
-    yield from (
-        ("FUNCTION", "LOAD", "#!lua name=x\n"),
-        ("FUNCTION", "FLUSH"),
-        ("FUNCTION", "LIST"),
-        ("FUNCTION", "DUMP"),
-    )
-    yield from (
-        ("FCALL", "x", 0),
-        ("FCALL_RO", "x", 0),
-        ("KEYS", "*"),
-        ("SCAN", 0),
-        ("RANDOMKEY",),
-        ("DBSIZE",),
-    )
-    yield from (("FLUSHALL",), ("FLUSHDB",), ("SWAPDB", 0, 1), ("SELECT", 0), ("SELECT", 1), ("SELECT", 15))
-    yield from (
-        ("CONFIG", "GET", "*"),
-        ("CONFIG", "SET", "dir", "/tmp"),
-        ("CONFIG", "REWRITE"),
-        ("CONFIG", "RESETSTAT"),
-    )
-    yield from (
-        ("MIGRATE", "127.0.0.1", 1, MINE["delta"], 0, 1),
-        ("REPLICAOF", "127.0.0.1", 1),
-        ("SLAVEOF", "NO", "ONE"),
-    )
-    yield from (
-        ("PSYNC", "?", -1),
-        ("SYNC",),
-        ("REPLCONF", "listening-port", 1),
-        ("FAILOVER",),
-        ("WAIT", 0, 1),
-        ("ROLE",),
-    )
-    yield from (
-        ("DEBUG", "SLEEP", 0),
-        ("DEBUG", "SEGFAULT"),
-        ("SHUTDOWN", "NOSAVE"),
-        ("MONITOR",),
-        ("INFO",),
-        ("LOLWUT",),
-    )
-    yield from (
-        ("ACL", "WHOAMI"),
-        ("ACL", "LIST"),
-        ("ACL", "USERS"),
-        ("ACL", "GETUSER", ATTACKER),
-        ("ACL", "LOG"),
-    )
-    yield from (
-        ("ACL", "SETUSER", ATTACKER, "+@all"),
-        ("ACL", "DELUSER", "site.b"),
-        ("ACL", "LOAD"),
-        ("ACL", "SAVE"),
-    )
-    yield from (
-        ("ACL", "LOG", "RESET"),
-        ("ACL", "CAT"),
-        ("ACL", "GENPASS"),
-        ("ACL", "DRYRUN", "site.b", "PING"),
-    )
-    yield from (
-        ("CLIENT", "LIST"),
-        ("CLIENT", "INFO"),
-        ("CLIENT", "ID"),
-        ("CLIENT", "GETNAME"),
-        ("CLIENT", "NO-EVICT", "ON"),
-    )
-    yield from (
-        ("CLIENT", "SETNAME", "x"),
-        ("CLIENT", "KILL", "TYPE", "normal"),
-        ("CLIENT", "PAUSE", 1),
-        ("CLIENT", "UNPAUSE"),
-    )
-    yield from (("CLIENT", "TRACKING", "ON", "BCAST"), ("CLIENT", "REPLY", "OFF"), ("CLIENT", "UNBLOCK", 1))
-    yield from (("MODULE", "LIST"), ("MODULE", "LOAD", "/tmp/x.so"), ("MODULE", "LOADEX", "/tmp/x.so"))
-    yield from (
-        ("SAVE",),
-        ("BGSAVE",),
-        ("BGREWRITEAOF",),
-        ("LASTSAVE",),
-        ("SLOWLOG", "GET"),
-        ("LATENCY", "LATEST"),
-    )
-    yield from (
-        ("MEMORY", "USAGE", MINE["delta"]),
-        ("MEMORY", "DOCTOR"),
-        ("OBJECT", "ENCODING", MINE["delta"]),
-    )
-    yield from (("CLUSTER", "INFO"), ("READONLY",), ("ASKING",), ("PUBSUB", "CHANNELS"), ("PUBSUB", "NUMPAT"))
-    yield from (
-        ("COMMAND",),
-        ("COMMAND", "COUNT"),
-        ("ECHO", "x"),
-        ("PFDEBUG", "ENCODING", "x"),
-        ("PFSELFTEST",),
-    )
-    yield from (
-        ("DISCARD",),
-        ("TOUCH", MINE["delta"]),
-        ("TYPE", MINE["delta"]),
-        ("RESTORE", MINE["delta"], 0, "x"),
-    )
+    """Commands that a hospital has no business to run: those that a rule allows it are left out."""
+    for place in PLACES:
+        if place not in MINE.values():
+            for command in commands_in(ON_A_KEY, key=place, **MINE):
+                if command[0].lower() not in SITE_MAY.get(place, ()):
+                    yield command
+    yield from commands_in(ON_THE_SERVER, **MINE)
+    yield from (("PUBLISH", channel, "x") for channel in MISTAKABLE)
+    yield from (("SET", SHARED["spec"], "x"), ("SET", MINE["order"], "x"), ("GET", SHARED["inbox"]))
+
+
+def commands_in(text, **names):
+    """The commands in one of the texts above, with its names filled in."""
+    for line in text.strip().splitlines():
+        for command in line.split(";"):
+            yield tuple(word.format(**names) for word in shlex.split(command))
 
 
 ATTACKS = list(dict.fromkeys(attacks()))
-
-
-def words(attack):
-    """The command as redis-py takes it, whatever its reply would mean."""
-    return [*str(attack[0]).split(), *attack[1:]]
 
 
 def results_of(connection, commands):
@@ -393,8 +204,8 @@ def results_of(connection, commands):
     results = []
     for _ in commands:
         try:
-            results.append(connection.read_response())
-        except redis.ResponseError as error:
+            results.append(connection.read_response(disconnect_on_error=False))
+        except (redis.ResponseError, AuthenticationError) as error:
             results.append(error)
     return results
 
@@ -403,7 +214,7 @@ def try_all(url, attacks):
     """The attacks that were not forbidden, with what came of them."""
     with redis.Redis.from_url(url) as client:
         connection = client.connection_pool.get_connection()
-        results = results_of(connection, [words(attack) for attack in attacks])
+        results = results_of(connection, attacks)
         client.connection_pool.release(connection)
     return {
         attack: result
@@ -412,10 +223,10 @@ def try_all(url, attacks):
     }
 
 
-@pytest.mark.parametrize("name", sorted({str(attack[0]).split()[0] for attack in ATTACKS}))
+@pytest.mark.parametrize("name", sorted({attack[0] for attack in ATTACKS}))
 def test_a_hospital_is_forbidden_what_is_not_its_work(trial, name):
     before = everything(trial)
-    chosen = [attack for attack in ATTACKS if words(attack)[0] == name]
+    chosen = [attack for attack in ATTACKS if attack[0] == name]
     assert try_all(trial.url(ATTACKER), chosen) == {}
     assert everything(trial) == before
 
@@ -432,7 +243,7 @@ def test_a_hospitals_own_work_is_allowed(trial, coordinator):
     assert trial.connect(access.ADMIN).acl_log() == []
 
 
-# --- the rules, exactly --------------------------------------------------------------------------------------
+# --- the rules, exactly ------------------------------------------------------------------------------------
 
 
 def commands_of(tester):
@@ -472,21 +283,15 @@ def test_exactly_what_the_coordinator_may_do(trial):
     by_place = {
         **dict.fromkeys(LEDGER, READ | WRITE | DRAIN),
         **dict.fromkeys(QUEUES, {"lpush", "llen", "brpop"}),
-        **dict.fromkeys(EVENTS, {"publish"}),
-        "fedelta:bell:*": READ | WRITE | DRAIN | {"psubscribe"},
-        **dict.fromkeys([*BELLS, "fedelta:bell"], READ | WRITE | DRAIN),  # as keys, which nobody has
+        keys.bell("*"): READ | WRITE | DRAIN | {"psubscribe"},
+        keys.WORK: READ | WRITE | DRAIN | {"publish"},
     }
-    everywhere = {*ALWAYS, *TRANSACTION, "ping", "time"}
-    assert allowed(trial, access.COORDINATOR, PLACES) == expected(everywhere, by_place)
+    assert allowed(trial, access.COORDINATOR, PLACES) == expected(SITE_MAY_ANYWHERE, by_place)
 
 
 def test_exactly_what_the_operator_may_do(trial):
-    by_place = {
-        **dict.fromkeys([*LEDGER, *BELLS, "fedelta:bell", "fedelta:bell:*"], READ | WRITE),
-        **dict.fromkeys(QUEUES, {"lpush", "llen"}),
-    }
-    everywhere = {*ALWAYS, *TRANSACTION, "ping", "time"}
-    assert allowed(trial, access.OPERATOR, PLACES) == expected(everywhere, by_place)
+    by_place = {**dict.fromkeys(LEDGER, READ | WRITE), **dict.fromkeys(QUEUES, {"lpush", "llen"})}
+    assert allowed(trial, access.OPERATOR, PLACES) == expected(SITE_MAY_ANYWHERE, by_place)
 
 
 def test_the_admin_changes_users_and_looks_at_the_server_but_reads_no_data(trial):
@@ -509,15 +314,16 @@ def test_the_admin_changes_users_and_looks_at_the_server_but_reads_no_data(trial
     assert allowed(trial, access.ADMIN, PLACES) == expected(everywhere, {})
 
 
-def test_flower_changes_nothing_of_the_ledger_and_no_queue(trial):
-    changing = {
-        "|".join(words)
-        for words, _, categories in commands_of(trial.connect(TESTER))
-        if categories & {"@write", "@pubsub"}
+def test_exactly_what_flower_may_do(trial):
+    in_trial = [CENTRAL[kind] for kind in ("head", "sites", "history", "metrics", "events")]
+    shown = [keys.EXPERIMENTS, keys.COORDINATOR, SHARED["spec"], *in_trial]
+    shown += [belongings(site)[kind] for site in SITES for kind in ("announcement", "lease")]
+    by_place = {
+        **dict.fromkeys(shown, READ - {"lrange", "xrange"}),
+        **dict.fromkeys(QUEUES, {"llen"}),
+        **dict.fromkeys([keys.bell("*"), keys.WORK], {"psubscribe"}),
     }
-    found = allowed(trial, access.FLOWER, [*LEDGER, *QUEUES])
-    assert {place: commands & changing for place, commands in found.items() if commands & changing} == {}
-    assert {command for place in QUEUES for command in found[place]} <= found[keys.EXPERIMENTS] | {"llen"}
+    assert allowed(trial, access.FLOWER, PLACES) == expected(SITE_MAY_ANYWHERE, by_place)
 
 
 @pytest.mark.parametrize(
@@ -627,7 +433,7 @@ def test_what_is_no_hash_gets_into_no_rule(stored):
         access.acl_file({"site.a": stored})
 
 
-# --- transactions, strangers, databases ----------------------------------------------------------------------
+# --- transactions, strangers, databases --------------------------------------------------------------------
 
 
 def test_a_transaction_with_one_forbidden_command_does_nothing(trial, attacker):
@@ -635,7 +441,7 @@ def test_a_transaction_with_one_forbidden_command_does_nothing(trial, attacker):
     with attacker.pipeline() as pipe:
         pipe.rpush(SHARED["inbox"], "a")
         pipe.delete(keys.delta("trial", "b"))
-        with pytest.raises(redis.ExecAbortError):
+        with pytest.raises(NoPermissionError):
             pipe.execute()
     assert everything(trial) == before
 
@@ -647,7 +453,10 @@ def test_every_attack_fails_in_a_pipeline_and_in_a_transaction_too(trial, is_tra
     gained = try_all(trial.url(ATTACKER), chosen)
     if is_transaction:
         assert gained.pop(("MULTI",)) == b"OK"
-        assert isinstance(gained.pop(("EXEC",)), redis.ExecAbortError)
+        assert isinstance(gained.pop(("EXEC",)), ExecAbortError)
+        gained = {
+            what: answer for what, answer in gained.items() if "inside a transaction" not in str(answer)
+        }
     assert gained == {}
     assert everything(trial) == before
 
@@ -658,11 +467,16 @@ def test_nothing_can_be_learnt_by_watching_a_key(attacker, key):
         pipe.watch(key)
 
 
+def stranger(guarded):
+    """A connection without a password."""
+    return redis.Redis(port=guarded.port, retry=Retry(NoBackoff(), 0))
+
+
 @pytest.mark.parametrize(
     "command", [("PING",), ("GET", keys.spec("trial")), ("INFO",), ("ACL", "WHOAMI"), ("MULTI",)]
 )
 def test_who_says_no_password_gets_no_answer(trial, command):
-    with redis.Redis(port=trial.port) as client, pytest.raises(AuthenticationError):
+    with stranger(trial) as client, pytest.raises(AuthenticationError):
         client.execute_command(*command)
 
 
@@ -674,32 +488,34 @@ def test_a_wrong_password_is_refused_and_so_is_the_default_user(trial):
         ("default", ""),
         ("default", "x"),
     ]:
-        with redis.Redis(port=trial.port) as client, pytest.raises(AuthenticationError):
+        with stranger(trial) as client, pytest.raises(AuthenticationError):
             client.execute_command("AUTH", user, password)
-    with redis.Redis(port=trial.port) as client, pytest.raises(AuthenticationError):
+    with stranger(trial) as client, pytest.raises(AuthenticationError):
         client.execute_command("AUTH", trial.passwords[ATTACKER])  # without a user: the default one
     assert trial.connect(TESTER).acl_getuser("default")["flags"][0] == "off"
 
 
-def test_a_failed_login_leaves_the_attacker_who_it_was(trial, attacker):
-    connection = attacker.connection_pool.get_connection()
-    login, read, other = results_of(
-        connection,
-        [["AUTH", "coordinator", "guess"], ["GET", CENTRAL["head"]], ["GET", keys.order("trial", "a")]],
-    )
-    attacker.connection_pool.release(connection)
-    assert isinstance(login, AuthenticationError)
-    assert isinstance(read, NoPermissionError)
-    assert other is not None
+def test_a_failed_login_leaves_the_attacker_who_it_was(trial):
+    said = [
+        f"AUTH {ATTACKER} {trial.passwords[ATTACKER]}",
+        "AUTH coordinator guess",
+        f"GET {CENTRAL['head']}",
+        "QUIT",
+    ]
+    with socket.create_connection(("127.0.0.1", trial.port)) as connection:
+        connection.sendall("".join(f"{line}\r\n" for line in said).encode())
+        answers = connection.makefile("rb").read().decode().splitlines()
+    assert [answer.split()[0] for answer in answers] == ["+OK", "-WRONGPASS", "-NOPERM", "+OK"]
 
 
 @pytest.mark.parametrize("database", range(1, 16))
 def test_a_hospital_has_the_first_database_only(trial, database):
-    with redis.Redis.from_url(trial.url(ATTACKER), db=database) as client, pytest.raises(NoPermissionError):
+    url = trial.url(ATTACKER).removesuffix("0") + str(database)
+    with redis.Redis.from_url(url) as client, pytest.raises(NoPermissionError):
         client.get(keys.spec("trial"))
 
 
-# --- what a hospital can write is only read as data ----------------------------------------------------------
+# --- what a hospital can write is only read as data --------------------------------------------------------
 
 
 @pytest.fixture
@@ -787,14 +603,14 @@ def applied(coordinator):
     return [row.site for row in progress.history(coordinator, "trial")]
 
 
-def as_people_look(guarded):
+def as_people_look(guarded, name="trial"):
     """What everybody who only looks would read: it must not fail either."""
     operator = guarded.connect(access.OPERATOR)
-    progress.read(operator, "trial")
+    progress.read(operator, name)
     for rows in (progress.history, progress.metrics, progress.events):
-        list(rows(operator, "trial"))
+        list(rows(operator, name))
     for site in SITES:
-        list(progress.evaluations(operator, "trial", site))
+        list(progress.evaluations(operator, name, site))
 
 
 @pytest.mark.parametrize("stored", HOSTILE_DELTAS.values(), ids=HOSTILE_DELTAS.keys())
@@ -812,9 +628,9 @@ def test_a_hostile_delta_is_not_applied_and_the_others_are(trial, coordinator, s
 
 
 def test_extreme_but_valid_submissions_leave_the_model_finite(trial, coordinator):
-    extreme = {"num_examples": 2**53 - 1, "bytes_down": 2**53 - 1, "loss": 1.7e308, "seconds": 1.7e308}
+    extreme = {"num_examples": 2**53 - 1, "bytes_down": 2**53 - 1, "loss": 1e30, "seconds": 1e9}
     for number in range(1, 4):
-        submission = a_delta(1e18, order=f"a/{number}", started=1.7e308, **extreme)
+        submission = a_delta(1e18, order=f"a/{number}", started=1e11, **extreme)
         hospital(trial, "a").set(MINE["delta"], submission)
         hospital(trial, "a").rpush(SHARED["inbox"], "a")
         submit(hospital(trial, "b"), f"b/{number}", constant(1.0))
@@ -856,9 +672,8 @@ def test_an_inbox_with_a_hundred_thousand_entries_is_worked_off(trial, coordinat
     assert applied(coordinator) == ["b"]
 
 
-def score(version=0, num_examples=10, mse=1.0, **changes):
-    row = EvaluationRow(time=0.0, version=version, num_examples=num_examples, metrics={"mse": mse})
-    return packed(**{**{name: getattr(row, name) for name in row.__dataclass_fields__}, **changes})
+def score(**changes):
+    return packed(**{"time": 0.0, "version": 0, "num_examples": 10, "metrics": {"mse": 1.0}, **changes})
 
 
 HOSTILE_SCORES = {
@@ -866,15 +681,13 @@ HOSTILE_SCORES = {
     "no row": {"evil": b"x"},
     "a row beside another": {b"\xff": b"\xff", "x": score()},
     "another version": {"row": score(version=7)},
-    "a negative version": {
-        "row": score(version=0) and packed(time=0.0, version=-1, num_examples=1, metrics={})
-    },
-    "more examples than there are numbers": {"row": score(num_examples=1, **{"num_examples": 2**53})},
-    "no examples": {"row": score(**{"num_examples": 0})},
-    "a score beyond all bounds": {"row": score(**{"metrics": {"mse": 1e31}})},
-    "a score that is no number": {"row": score(**{"metrics": {"mse": float("nan")}})},
-    "a score as text": {"row": score(**{"metrics": {"mse": "0.0"}})},
-    "too many scores": {"row": score(**{"metrics": {str(number): 0.0 for number in range(33)}})},
+    "a negative version": {"row": score(version=-1)},
+    "more examples than there are numbers": {"row": score(num_examples=2**53)},
+    "no examples": {"row": score(num_examples=0)},
+    "a score beyond all bounds": {"row": score(metrics={"mse": 1e31})},
+    "a score that is no number": {"row": score(metrics={"mse": float("nan")})},
+    "a score as text": {"row": score(metrics={"mse": "0.0"})},
+    "too many scores": {"row": score(metrics={str(number): 0.0 for number in range(33)})},
 }
 
 
@@ -891,11 +704,16 @@ def test_a_hostile_score_counts_as_none_and_the_others_count(trial, coordinator,
     collect.collect("trial")
     (row,) = progress.metrics(coordinator, "trial")
     assert (row.num_sites, row.metrics) == (2, {"mse": 2.0, "r2": None})
+
+
+@pytest.mark.parametrize("fields", HOSTILE_SCORES.values(), ids=HOSTILE_SCORES.keys())
+def test_a_hostile_score_keeps_nobody_from_reading_the_others(trial, fields):
+    hospital(trial, "a").xadd(MINE["evaluations"], fields)
     as_people_look(trial)
 
 
 def test_a_hospitals_absurd_score_is_a_number_and_names_no_metric_of_its_own(trial, coordinator):
-    absurd = score(**{"num_examples": 2**53 - 1, "metrics": {"mse": 1e30, "<script>": 1.0, "r2": None}})
+    absurd = score(num_examples=2**53 - 1, metrics={"mse": 1e30, "<script>": 1.0, "r2": None})
     hospital(trial, "a").xadd(MINE["evaluations"], {"row": absurd})
     for site in OTHERS:
         SiteLedger(hospital(trial, site)).put_evaluation("trial", site, 0, 10, {"mse": 1.0, "r2": 0.5})
@@ -929,7 +747,10 @@ def test_a_hostile_lease_or_announcement_holds_up_nobody_else(trial, coordinator
     supervise.welcome("a", "\n* evil")
     found = {site.name: site.record for site in progress.read(coordinator, "trial").sites}
     assert [found[site].attempt for site in OTHERS] == [2, 2]
-    assert {site: coordinator.llen(site_queue(site)) for site in OTHERS} == {"ab": 1, "b": 1}
+    assert {site: coordinator.llen(site_queue(site)) for site in OTHERS} == {
+        "ab": 2,
+        "b": 2,
+    }  # order and score
     as_people_look(trial)
 
 
@@ -943,7 +764,7 @@ def test_an_announcement_from_the_future_does_not_hold_up_an_evaluation_for_ever
     as_people_look(trial)
 
 
-# --- bells ---------------------------------------------------------------------------------------------------
+# --- bells -------------------------------------------------------------------------------------------------
 
 
 HOSTILE_CALLS = [
@@ -966,9 +787,6 @@ def sent(guarded):
 
 
 def message_of(entry):
-    import base64
-    import json
-
     message = json.loads(entry)
     _, arguments, _ = msgpack.unpackb(base64.b64decode(message["body"]))
     return message["headers"]["task"], arguments
@@ -1031,19 +849,7 @@ def test_hostile_calls_do_not_make_the_coordinator_deaf(trial, coordinator):
     assert sent(trial) == [("aggregate", {"experiment": "trial"})]
 
 
-# --- real processes ------------------------------------------------------------------------------------------
-
-
-EXPERIMENT = """
-name = "{name}"
-sites = ["a", "ab", "b"]
-data = {{ dataset = "two-hospitals", holdout = 0.2 }}
-model = {{ kind = "linear-regression" }}
-training = {{ optimizer = {{ name = "sgd", learning_rate = 0.01 }}, batch_size = 50, epochs = 1 }}
-strategy = {{ kind = "fedasync", mixing_rate = 0.5 }}
-evaluation = {{ every = 10 }}
-stop = {{ updates = 20 }}
-"""
+# --- real processes ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -1069,18 +875,19 @@ def processes(guarded, tmp_path):
     children.end(started, grace_seconds=10.0)
 
 
-def run(start, folder, name):
-    """Run an experiment to its end, by the operator's command line."""
-    file = folder / f"{name}.toml"
-    file.write_text(EXPERIMENT.format(name=name))
-    process = start(access.OPERATOR, "run", str(file))
-    wait_until(lambda: process.poll() is not None)
-    assert process.returncode == 0, "\n".join(log.read_text() for log in folder.glob("*.log"))
-
-
-def outcome(guarded, name):
-    head = progress.read(guarded.connect(access.OPERATOR), name).head
-    return head.phase, head.outcome, head.applied, head.refused
+def run(guarded, folder, name):
+    """Submit an experiment of 20 updates as the operator, and wait for its end."""
+    slow = {"epochs": 1, "optimizer": {"name": "sgd", "learning_rate": 0.001}}
+    changes = {"training": slow, "stop": {"updates": 20}, "seconds_per_order": {"default": 0.05}}
+    with acting_as(guarded, access.OPERATOR) as operator:
+        follow(name, None, begin(guarded, name, **changes))
+        try:
+            wait_until(lambda: progress.read(operator, name).head.phase == "finished")
+        except AssertionError:
+            pytest.fail("\n".join(log.read_text() for log in folder.glob("*.log")))
+        head = progress.read(operator, name).head
+    assert (head.outcome, head.applied, head.refused) == ("completed", 20, 0)
+    as_people_look(guarded, name)
 
 
 def test_hospitals_train_to_the_end_with_nothing_denied_and_while_one_is_attacked_from(
@@ -1090,8 +897,7 @@ def test_hospitals_train_to_the_end_with_nothing_denied_and_while_one_is_attacke
     processes(access.COORDINATOR, "coordinator")
     for site in SITES:
         processes(access.site_user(site), "worker", "--site", site)
-    run(processes, tmp_path, "quiet")
-    assert outcome(guarded, "quiet") == ("finished", "completed", 20, 0)
+    run(guarded, tmp_path, "quiet")
     assert admin.acl_log() == []
 
     gained, rounds, stopping = {}, [], threading.Event()
@@ -1107,11 +913,10 @@ def test_hospitals_train_to_the_end_with_nothing_denied_and_while_one_is_attacke
     thread = threading.Thread(target=attack)
     thread.start()
     try:
-        run(processes, tmp_path, "trial")
+        run(guarded, tmp_path, "trial")
     finally:
         stopping.set()
         thread.join()
-    assert outcome(guarded, "trial") == ("finished", "completed", 20, 0)
     assert gained == {}
     assert len(rounds) > 1
     assert {entry["username"] for entry in admin.acl_log()} == {ATTACKER}

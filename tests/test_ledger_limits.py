@@ -1,0 +1,72 @@
+"""What a hospital writes is read as far as it may reach, and no further."""
+
+import pytest
+
+from tasks import keys, ledger, messages
+from tasks.ledger import MAX_DRAIN, Ledger
+from tasks.messages import Announcement, EvaluationRow
+from tests.conftest import make_spec, zeros
+from workers.errors import NotFound
+
+
+@pytest.fixture
+def begun(client):
+    Ledger(client).create("trial", make_spec(), zeros())
+    return client
+
+
+def turn(client):
+    return Ledger(client).turn("trial")
+
+
+def test_a_lease_is_read_up_to_its_longest(begun):
+    begun.set(keys.lease("trial", "a"), b"a/1 " + b"x" * 1_000_000)
+    begun.set(keys.lease("trial", "c"), b"\xff\xfe" * 1000)
+    with turn(begun) as found:
+        leases = found.leases()
+    assert list(leases) == ["a"] and len(leases["a"]) < 200
+
+
+@pytest.mark.parametrize("stored", [b"", b"\xc1", bytes(1_000_000), b"\x81\xa1v\x02"])
+def test_an_announcement_that_is_none_is_as_if_the_site_had_said_nothing(begun, stored):
+    begun.set(keys.site("a"), stored)
+    begun.set(keys.site("c"), messages.encode(Announcement(seen=5.0, software="fedelta")))
+    assert ledger.last_seen(begun, ["a", "ab", "c"]) == {"c": 5.0}
+    assert ledger.last_seen(begun, []) == {}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"row": bytes(100_000)}, {"row": b""}, {"other": b"x"}, {b"\xff": b"", "row": b"\xc1"}]
+)
+def test_a_score_that_is_none_is_left_out_and_logged(begun, caplog, fields):
+    begun.xadd(keys.evaluations("trial", "a"), fields)
+    row = EvaluationRow(time=0.0, version=0, num_examples=3, metrics={"mse": 0.5})
+    begun.xadd(keys.evaluations("trial", "c"), {"row": messages.encode(row)})
+    with turn(begun) as found:
+        assert found.evaluations() == {"c": row}
+    assert "trial a: a score that is none: " in caplog.text
+
+
+def test_an_inbox_of_rubbish_names_nobody(begun):
+    begun.rpush(keys.inbox("trial"), bytes(1_000_000), "\xe9", b"\xff", "A", "a ", "a", "nobody", "a", "c")
+    with turn(begun) as found:
+        assert found.waiting == ["a", "c"]
+
+
+def test_of_a_flood_in_the_inbox_a_turn_looks_at_some(begun):
+    begun.rpush(keys.inbox("trial"), *["x"] * MAX_DRAIN, "a")
+    with turn(begun) as found:
+        assert found.waiting == []
+        found.commit(found.state, is_mail_handled=True)
+    with turn(begun) as found:
+        assert found.waiting == ["a"]
+
+
+@pytest.mark.parametrize("key", [keys.model("trial", 0), keys.memory("trial")])
+def test_a_ledger_that_has_lost_a_model_says_so(begun, key):
+    begun.delete(key)
+    with (
+        turn(begun) as found,
+        pytest.raises(NotFound, match="experiment trial: the ledger has lost fedelta:"),
+    ):
+        found.server()
