@@ -12,7 +12,7 @@ from rich.console import Console
 
 from orchestrator import access, centre, children, doctor
 from orchestrator.findings import Finding, Mark
-from tasks import connection, environment, health
+from tasks import connection, environment
 from tasks.app import connect, use_connection
 from workers.errors import ExperimentError, SettingsError, Unavailable
 
@@ -62,11 +62,6 @@ def beat() -> None:
 def flower(address: str, port: int) -> None:
     """Become Flower."""
     _become(children.flower(address, port))
-
-
-def is_alive() -> bool:
-    """Whether the process that touches the file for it is at work."""
-    return health.is_fresh()
 
 
 def init_centre(folder: Path, host: str, port: int, *, uses_docker: bool, keeps: bool) -> None:

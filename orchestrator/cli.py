@@ -157,12 +157,6 @@ def flower(
 
 
 @app.command()
-def alive() -> None:
-    """For health checks: exit code 0 if the process that touches FEDELTA_ALIVE_FILE is at work."""
-    raise typer.Exit(0 if administration.is_alive() else 1)
-
-
-@app.command()
 def init_centre(
     folder: Annotated[Path, typer.Argument(help="The centre's folder.", show_default=False)],
     host: Annotated[

@@ -84,7 +84,7 @@ def of_replay(may: Mapping[Command, bool]) -> Finding:
         f"Redis will leave {', '.join(denied)} of every transaction out: experiments are lost"
         if denied
         else "",
-        "do not restart it; give the user default, which stays off, ~* +@write in users.acl and by ACL SETUSER",
+        "before it restarts, allow default, which stays off, ~* +@write: in users.acl, and by ACL SETUSER",
     )
 
 

@@ -18,7 +18,7 @@ anew with each coordinator, as Prometheus expects of them.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import redis
 from prometheus_client import CollectorRegistry, Histogram, start_http_server
@@ -30,12 +30,13 @@ from tasks.app import connect
 from tasks.ledger import Ledger
 from tasks.messages import HistoryRow
 from tasks.progress import Progress
-from workers.errors import FedeltaError, Unavailable
+from workers.errors import FedeltaError, MalformedMessage, NotFound, Unavailable
 
 logger = logging.getLogger(__name__)
 
 # train: at the site, from taking the order to its delta; wait: from there until a turn folded it in.
 STAGES = ("train", "wait")
+LONGEST_WAIT = 30 * 24 * 3600  # seconds that are believed
 
 registry = CollectorRegistry()
 _STALENESS = Histogram(
@@ -59,8 +60,9 @@ def observe(experiment: str, rows: Iterable[HistoryRow]) -> None:
     for row in rows:
         _STALENESS.labels(experiment).observe(row.staleness)
         _SECONDS.labels(experiment, "train").observe(row.seconds)
-        # The site's word for when it began is not trusted to be before now.
-        _SECONDS.labels(experiment, "wait").observe(max(row.time - row.started - row.seconds, 0.0))
+        waited = row.time - row.started - row.seconds  # by the site's word, which may be anything
+        if 0 <= waited < LONGEST_WAIT:
+            _SECONDS.labels(experiment, "wait").observe(waited)
 
 
 def serve(address: tuple[str, int] | None) -> None:
@@ -88,13 +90,22 @@ class LedgerCollector(Collector):
         """Read every experiment, once; without a Redis there is nothing to say."""
         try:
             client = connect()
-            return families([progress.read(client, name, num_rows=1) for name in Ledger(client).names()])
+            return families(list(_readable(client)))
         except (FedeltaError, redis.RedisError) as error:
             logger.warning("no metrics: %s", error)
             return []
 
 
 registry.register(LedgerCollector())
+
+
+def _readable(client: redis.Redis) -> Iterator[Progress]:
+    """Every experiment; one that cannot be read must not hide the others."""
+    for name in Ledger(client).names():
+        try:
+            yield progress.read(client, name, num_rows=1)
+        except (MalformedMessage, NotFound, ValueError) as error:
+            logger.warning("%s: no metrics: %s", name, error)
 
 
 def families(experiments: Sequence[Progress]) -> list[Metric]:

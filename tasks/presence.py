@@ -27,6 +27,7 @@ class Presence:
         """Silent until `start`."""
         self._leases: dict[str, Lease] = {}
         self._stopping = threading.Event()
+        self._idle = threading.Event()  # no lease is held
 
     def start(self, ledger: SiteLedger, sites: Iterable[str]) -> None:
         """Announce the sites now and from now on."""
@@ -34,17 +35,20 @@ class Presence:
         threading.Thread(target=self._run, args=arguments, name="presence", daemon=True).start()
 
     def stop(self) -> None:
-        """End the thread and every pause."""
+        """End every pause, and the thread once no lease is held: a training that is at work is finished."""
         self._stopping.set()
 
     @contextmanager
     def renewing(self, lease: Lease) -> Iterator[None]:
         """Renew the lease while the block runs."""
         self._leases[lease.key] = lease
+        self._idle.clear()
         try:
             yield
         finally:
             self._leases.pop(lease.key, None)
+            if not self._leases:
+                self._idle.set()
 
     def pause(self, seconds: float) -> None:
         """Wait, as a slow site would take longer; ends at once when the worker stops."""
@@ -55,17 +59,18 @@ class Presence:
         while True:
             try:
                 ledger.announce(sites, SOFTWARE, call)
-                call = Call(kind="here") if call.kind == "started" else call
+                call = Call(kind="here")
                 for lease in list(self._leases.values()):
                     ledger.renew(lease)
+                health.say_so()
             except redis.RedisError as error:
                 logger.warning("cannot announce %s: %s", ", ".join(sites), error)
-            else:
-                health.say_so()
-            if call.kind == "gone":
-                return
-            if self._stopping.wait(INTERVAL):
-                call = Call(kind="gone")  # says so, and ends
+            if self._stopping.wait(INTERVAL) and (not self._leases or self._idle.wait(INTERVAL)):
+                break
+        try:
+            ledger.leave(sites)
+        except redis.RedisError as error:
+            logger.warning("cannot say that %s is gone: %s", ", ".join(sites), error)
 
 
 presence = Presence()

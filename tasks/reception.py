@@ -10,6 +10,7 @@ import redis
 from tasks import bell, dispatch, keys
 from tasks.app import connect
 from tasks.bell import Call
+from workers.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +62,20 @@ class Reception:
             send()
 
     def _run(self) -> None:
-        for site, call in bell.calls(connect(), self._stopping):
+        while not self._stopping.is_set():
             try:
-                self.answer(connect(), site, call)
-            except Exception:  # whatever it is, the others are heard; supervision finds what this one wrote
-                logger.exception("the call of site %s could not be answered", site)
+                client = connect()
+            except Unavailable as error:
+                logger.warning("cannot hear the sites: %s", error)
+                self._stopping.wait(bell.PATIENCE_SECONDS)
+                continue
+            for site, call in bell.calls(client, self._stopping):
+                try:
+                    self.answer(client, site, call)
+                except (
+                    Exception
+                ):  # whatever it is, the others are heard; supervision finds what this one wrote
+                    logger.exception("the call of site %s could not be answered", site)
 
 
 reception = Reception()

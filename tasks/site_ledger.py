@@ -55,6 +55,13 @@ class SiteLedger:
                 bell.ring(pipe, site, call)
             pipe.execute()
 
+    def leave(self, sites: Iterable[str]) -> None:
+        """Ring that these sites' worker ends."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for site in sites:
+                bell.ring(pipe, site, Call(kind="gone"))
+            pipe.execute()
+
     def spec(self, experiment: str) -> Spec:
         """The experiment as it was submitted.
 

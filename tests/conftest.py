@@ -16,6 +16,8 @@ from tasks.ledger import Ledger
 from tasks.messages import Submission
 from tasks.site_ledger import SiteLedger
 from tasks.state import State
+from tests import centres
+from tests.centres import RunningCentre
 from workers.params import Params
 from workers.spec import Experiment, Schema, Spec
 
@@ -37,6 +39,23 @@ def client(private_redis: PrivateRedis) -> redis.Redis:
     found = connect()
     found.flushall()
     return found
+
+
+@pytest.fixture(scope="session")
+def tls_centre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCentre]:
+    """A centre whose Redis runs; tests add sites of new names (`centres.a_name`) and stop nothing."""
+    found = centres.make(tmp_path_factory.mktemp("tls"))
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def own_centre(tmp_path: Path) -> Iterator[RunningCentre]:
+    """A centre of the test's own, whose Redis is not started yet."""
+    found = centres.make(tmp_path)
+    yield found
+    found.stop()
 
 
 def make_spec(**changes: object) -> Spec:

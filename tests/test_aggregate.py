@@ -241,15 +241,15 @@ def test_entries_of_the_inbox_that_name_nobody_are_thrown_away(client):
 
 def test_a_delta_past_the_maximum_norm_is_refused_as_a_fault_and_never_applied(client, caplog):
     begin(client, strategy={"kind": "fedasync", "max_norm": 5})
-    submit(client, "a/1", {"weight": np.float32([[6.0]]), "bias": np.float32([8.0])})  # sqrt(36 + 64) = 10
+    submit(client, "a/1", {"weight": np.float32([[3.0]]), "bias": np.float32([-4.25])})  # sqrt(27.0625) = 5.2
     submit(client, "c/1", {"weight": np.float32([[3.0]]), "bias": np.float32([-4.0])})  # sqrt(9 + 16) = 5
     new = drain(client)
 
     assert (new.head.applied, new.head.refused) == (1, 1)
     assert [row.site for row in progress.history(client, "trial")] == ["c"]
     (event,) = events(client, "refused")
-    assert (event.site, event.order, event.detail) == ("a", "a/1", "norm 10 is past the maximum of 5")
-    assert "trial a/1: refused: norm 10 is past the maximum of 5" in caplog.text
+    assert (event.site, event.order, event.detail) == ("a", "a/1", "norm 5.20216 is past the maximum of 5")
+    assert "trial a/1: refused: norm 5.20216 is past the maximum of 5" in caplog.text
     assert (new.sites["a"].sequence, new.sites["a"].refusals) == (2, 1)
 
 
@@ -271,6 +271,15 @@ def test_without_a_maximum_any_finite_norm_is_taken(client):
     begin(client)
     submit(client, "a/1", constant(9e17))
     assert drain(client).head.applied == 1
+
+
+def test_a_delta_of_no_examples_is_refused(client):
+    begin(client)
+    submit(client, "a/1", constant(1.0), num_examples=0)
+    assert drain(client).head.applied == 0
+    assert [event.detail for event in events(client, "refused")] == [
+        "expected a number of examples of at least 1"
+    ]
 
 
 # What a site says, where people read it

@@ -199,11 +199,11 @@ def test_a_committed_update_is_counted_by_its_staleness_and_its_seconds():
     assert sums == {"train": 10.0, "wait": 22.0}
 
 
-def test_a_site_whose_clock_is_ahead_has_not_waited():
-    exposition.observe("ahead", [row(started=100.0, seconds=50.0, time=107.0)])
-    assert sample("fedelta_stage_seconds_sum", experiment="ahead", stage="train") == 50.0
-    assert sample("fedelta_stage_seconds_sum", experiment="ahead", stage="wait") == 0.0
-    assert sample("fedelta_stage_seconds_count", experiment="ahead", stage="wait") == 1
+@pytest.mark.parametrize(("name", "started", "now"), [("ahead", 100.0, 107.0), ("never", 0.0, 1.7e9)])
+def test_a_wait_that_cannot_be_is_not_counted(name, started, now):
+    exposition.observe(name, [row(started=started, seconds=50.0, time=now)])
+    assert sample("fedelta_stage_seconds_sum", experiment=name, stage="train") == 50.0
+    assert not sample("fedelta_stage_seconds_count", experiment=name, stage="wait")
 
 
 def test_a_turn_counts_the_updates_that_it_has_committed(client):

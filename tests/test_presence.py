@@ -87,11 +87,28 @@ def test_a_start_that_nobody_could_hear_is_said_again(client, worker, caplog):
 
 
 def test_a_worker_that_cannot_say_that_it_is_gone_ends_all_the_same(client, worker, caplog):
+    class Mute(SiteLedger):
+        def leave(self, sites):
+            raise redis.ConnectionError("it is away")
+
+    worker.start(Mute(client), ["a"])
     worker.stop()
-    ledger = Unreliable(client, num_failures=1)
-    worker.start(ledger, ["a"])
     wait_until(lambda: "presence" not in [thread.name for thread in threading.enumerate()])
-    assert ledger.num_failures == -1
+    assert caplog.messages == ["cannot say that a is gone: it is away"]
+
+
+def test_a_worker_that_is_stopped_keeps_the_lease_of_the_training_that_it_finishes(
+    client, worker, monkeypatch
+):
+    monkeypatch.setattr(presence, "INTERVAL", 0.05)
+    lease = take(client)
+    worker.start(SiteLedger(client), ["a"])
+    with calls_heard() as heard, worker.renewing(lease):
+        worker.stop()
+        client.delete(lease.key)
+        wait_until(lambda: client.exists(lease.key))
+        assert ("a", GONE) not in heard
+    wait_until(lambda: "presence" not in [thread.name for thread in threading.enumerate()])
 
 
 def test_a_lease_is_renewed_while_its_block_runs_and_no_longer(client, worker):

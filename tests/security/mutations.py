@@ -16,7 +16,8 @@ VALUES = [
     for value in (
         *(None, True, False, 0, 1, -1, 2**53, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)),
         *(0.0, -0.0, 1e-320, 1e30, 1.1e39, 1.7e308, -1.7e308, math.nan, math.inf, -math.inf),
-        *("", "1", "nan", "w", "a/1", "float32", "<f4", "raw", "\x1b[2J\r\n", "\u202e", "\0" * 9, "é" * 600),
+        *("", "1", "nan", "w", "a/1", "raw", "\x1b[2J\r\n", "\u202e", "\0" * 9, "é" * 600),
+        *("float32", "float64", "int32", "int64", "<f4", "object"),
         *(b"", b"\xff", bytes(4), bytes(8), b"\x80" * 64, "x" * 4000, "x" * 5000),
         *([], {}, [[]], [{}], {"": None}, {"v": 1}, [1] * 40, [2**40], [0, 2**39, 2**39], [True, 1], [1.0]),
         *({"kind": []}, {"kind": "adam"}, {"name": {}}, {str(key): key for key in range(60)}),
@@ -104,7 +105,9 @@ def _changed(rng: random.Random, value: object) -> object:
     if isinstance(value, list):
         return _changed_list(rng, value)
     if isinstance(value, bytes) and rng.random() < 0.7:
-        return damaged(rng, value, [value], [struct.pack("<f", number) for number in (7, 1e18, math.nan)])
+        return damaged(
+            rng, value, [value], [struct.pack("<f", number) for number in (7, 7.5, 1e18, math.nan)]
+        )
     if type(value) is float and rng.random() < 0.5:
         return value * rng.choice((-1.0, 0.5, 1e9))
     if type(value) is int and rng.random() < 0.5:

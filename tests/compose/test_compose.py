@@ -1,0 +1,198 @@
+"""The whole deployment in containers, in the order in which a user meets it."""
+
+import csv
+import io
+import json
+import tarfile
+import urllib.error
+import urllib.request
+
+from tests.compose.conftest import HOSPITALS, REPOSITORY, Demo, command, wait_until
+
+LONG = """
+name = "long"
+sites = ["lakeside", "northgate", "riverside", "southpark"]
+[data]
+dataset = "breast-cancer"
+partition = { kind = "dirichlet", alpha = 1.0, min_examples = 40 }
+[model]
+kind = "logistic-regression"
+[training]
+epochs = 1
+[strategy]
+kind = "fedasync"
+[evaluation]
+every = 50
+[stop]
+updates = 400
+[seconds_per_order]
+default = 0.2
+"""
+LIVING = ("redis", "coordinator", "beat", "flower", *HOSPITALS)
+
+
+def test_everything_comes_up_healthy(demo: Demo):
+    wait_until(lambda: all(demo.health(service) == "healthy" for service in LIVING), "health of all services")
+
+
+def test_no_container_has_more_rights_or_open_ports_than_it_needs(demo: Demo):
+    for service, found in demo.containers().items():
+        host = found["HostConfig"]
+        assert found["Config"]["User"] == "10001:10001", service
+        assert host["CapDrop"] == ["ALL"] and "no-new-privileges:true" in host["SecurityOpt"], service
+        assert host["ReadonlyRootfs"] or service == "setup", service
+        assert host["Memory"] > 0, service
+        for bindings in (host["PortBindings"] or {}).values():
+            assert [binding["HostIp"] for binding in bindings] == ["127.0.0.1"], service
+    published = {name for name, found in demo.containers().items() if found["HostConfig"]["PortBindings"]}
+    assert published == {"redis", "flower"}
+
+
+def test_the_image_has_no_compiler_no_cache_no_secret_and_no_root(demo: Demo):
+    look = "id -u; command -v gcc cc make pip; find / -name '*.key' -o -name '*.pem' -path '/centre/*' 2>/dev/null"
+    found = command(
+        "docker", "run", "--rm", "--entrypoint", "sh", demo.image, "-c", f"{look}; ls -A /root/.cache"
+    )
+    assert found.split() == ["10001"]
+    (image,) = json.loads(command("docker", "image", "inspect", demo.image))
+    assert image["Size"] < 1.2e9
+
+
+def test_four_hospitals_train_and_the_results_are_in_the_volume(demo: Demo):
+    summary = json.loads(demo.fedelta("run", "examples/breast-cancer.toml", "--json"))
+    assert (summary["outcome"], summary["applied"], summary["refused"]) == ("completed", 200, 0)
+    assert summary["metrics"]["global"]["auroc"] >= 0.98
+    assert set(summary["sites"]) == set(HOSPITALS)
+    assert json.loads(demo.read("breast-cancer/summary.json")) == summary
+    assert "<html" in demo.read("breast-cancer/report.html")
+
+
+def test_flower_asks_for_a_login_and_shows_the_four_workers_their_queues_and_tasks(demo: Demo, tmp_path):
+    for login in ("", "fedelta:wrong-password@"):
+        assert "Access denied" in demo.browse("/", login=login.rstrip("@") or "nobody:nothing")
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{demo.flower_port}/api/workers")
+        raise AssertionError("the API is open")
+    except urllib.error.HTTPError as error:
+        assert error.code == 401
+    workers = demo.browse("/")
+    for name in (*HOSPITALS, "coordinator@centre"):
+        assert name in workers
+    queues = demo.browse("/broker").split()
+    assert {"coordinator", *(f"site.{hospital}" for hospital in HOSPITALS)} <= set(queues)
+    tasks = demo.browse("/tasks")
+    assert "v200.breast-cancer" in tasks and "SUCCESS" in tasks
+    task = demo.browse("/task/lakeside.1.breast-cancer")
+    assert "experiment=breast-cancer, order=lakeside/1" in task
+    assert "site.lakeside" in demo.browse("/worker/lakeside")
+    picture = tmp_path / "flower.png"
+    demo.browse("/", screenshot=picture)
+    assert picture.stat().st_size > 20_000
+
+
+def test_every_metric_of_the_grafana_dashboard_is_there_to_be_scraped(demo: Demo):
+    dashboard = json.loads((REPOSITORY / "docker" / "monitoring" / "fedelta-dashboard.json").read_text())
+    scraped = demo.metrics("coordinator", 9540) + demo.metrics("flower", 5555)
+    assert 'fedelta_updates_total{experiment="breast-cancer",site="lakeside"}' in scraped
+    assert 'flower_worker_online{worker="lakeside"} 1.0' in scraped
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            names = [word for word in split_words(target["expr"]) if word.startswith(("fedelta_", "flower_"))]
+            assert names and all(f"\n{name}{{" in scraped for name in names), target["expr"]
+
+
+def split_words(expression: str) -> list[str]:
+    return "".join(letter if letter.isalnum() or letter == "_" else " " for letter in expression).split()
+
+
+def test_a_hospital_and_redis_that_are_stopped_and_started_again_lose_and_double_nothing(demo: Demo):
+    (demo_file := demo.experiments / "long.toml").write_text(LONG)
+    demo_file.chmod(0o644)
+    demo.fedelta("submit", "experiments/long.toml")
+    wait_until(lambda: demo.status("long")["applied"] > 20, "some updates")
+    demo.compose("stop", "lakeside")
+    reached = demo.status("long")["applied"]
+    wait_until(lambda: demo.status("long")["applied"] > reached + 20, "updates without lakeside")
+    command("docker", "kill", "--signal", "KILL", demo.container("redis"))
+    demo.compose("--profile", "demo", "up", "-d", "redis")
+    wait_until(lambda: demo.health("redis") == "healthy", "Redis again")
+    reached = demo.status("long")["applied"]
+    wait_until(lambda: demo.status("long")["applied"] > reached + 5, "updates after Redis")
+    demo.compose("--profile", "demo", "start", "lakeside")
+    summary = json.loads(demo.fedelta("watch", "long", "--json"))
+    assert (summary["outcome"], summary["applied"], summary["refused"]) == ("completed", 400, 0)
+    rows = list(csv.DictReader(io.StringIO(demo.read("long/history.csv"))))
+    assert [int(row["version"]) for row in rows] == list(range(1, 401))
+    orders = [(row["site"], row["order"]) for row in rows]
+    assert len(set(orders)) == 400
+    stopped = [float(row["seconds"]) for row in rows if row["site"] == "lakeside"]
+    assert max(later - earlier for earlier, later in zip(stopped, stopped[1:], strict=False)) > 4
+
+
+def test_a_hospitals_bundle_is_all_that_it_needs(demo: Demo, tmp_path):
+    demo.compose("run", "--rm", "-T", "admin", "add-site", "newcomer")
+    volume = f"{demo.project}_centre-sites:/sites:ro"
+    archive = ("docker", "run", "--rm", "-v", volume, "--entrypoint", "base64", demo.image)
+    packed = command(*archive, "/sites/newcomer.tar.gz")
+    unpack(packed, tmp_path)
+    folder = tmp_path / "newcomer"
+    with (folder / ".env").open("a") as file:
+        file.write(f"FEDELTA_USER={folder.stat().st_uid}:{folder.stat().st_gid}\n")
+    network = f"{demo.project}_hospitals"
+    override = {"networks": {"default": {"external": {"name": network}}}, "services": {"worker": {}}}
+    (folder / "here.yaml").write_text(json.dumps(override))
+    files = ("-f", "compose.yaml", "-f", "here.yaml", "-p", f"{demo.project}-newcomer")
+    try:
+        checked = demo.compose(
+            *files, "run", "--rm", "-T", "worker", "doctor", "--site", "/site/site.toml", folder=folder
+        )
+        assert "unsafe" not in checked
+        demo.compose(*files, "up", "-d", folder=folder)
+        wait_until(
+            lambda: (
+                'fedelta_site_last_seen_timestamp_seconds{site="newcomer"}' in demo.browse("/")
+                or "newcomer" in demo.browse("/")
+            ),
+            "the newcomer in Flower",
+        )
+    finally:
+        demo.compose(*files, "down", "--volumes", folder=folder)
+
+
+def unpack(packed: str, folder) -> None:
+    import base64
+
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def test_a_site_that_is_removed_is_out_at_once(demo: Demo):
+    said = demo.compose("run", "--rm", "-T", "admin", "remove-site", "southpark")
+    assert "let in no more" in said
+    wait_until(lambda: "invalid username-password pair" in logs(demo, "southpark"), "southpark is refused")
+    wait_until(lambda: demo.health("southpark") == "unhealthy", "southpark's container says that it is ill")
+
+
+def test_no_secret_is_in_a_log_an_argument_or_a_variable(demo: Demo):
+    secrets = {demo.login().split(":")[1]}
+    for service in ("coordinator", "flower"):
+        secrets.add(demo.execute(service, "cat", "/run/fedelta/password").strip())
+    for hospital in HOSPITALS[:3]:
+        secrets.add(demo.execute(hospital, "cat", "/site/password").strip())
+    assert len(secrets) == 6 and all(len(secret) > 20 for secret in secrets)
+    shown = demo.compose("--profile", "demo", "logs", "--no-color")
+    shown += json.dumps(list(demo.containers().values()))
+    for service in LIVING:
+        shown += command("docker", "top", demo.container(service), "-eo", "pid,args")
+    shown += demo.browse("/worker/lakeside") + demo.browse("/broker")
+    assert not [secret for secret in secrets if secret in shown]
+
+
+def test_a_stop_is_graceful(demo: Demo):
+    demo.compose("--profile", "demo", "stop")
+    codes = {name: found["State"]["ExitCode"] for name, found in demo.containers().items()}
+    assert {name: codes[name] for name in LIVING if codes[name]} == {}
+
+
+def logs(demo: Demo, service: str) -> str:
+    return demo.compose("--profile", "demo", "logs", "--no-color", service)
