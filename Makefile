@@ -2,13 +2,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz lint format clean
+.PHONY: demo test test-compose fuzz lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedelta run examples/breast-cancer.toml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore tests/compose
+
+# The deployment in containers, for real: needs a Docker engine, compose, and chromium to look at Flower.
+test-compose: $(VENV)/.installed-dev
+	$(BIN)/pytest tests/compose
 
 # A million hostile messages for the decoders, on two cores; `make test` has a few of them.
 fuzz: $(VENV)/.installed-dev

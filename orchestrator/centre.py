@@ -115,10 +115,10 @@ def add_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
     """Let a hospital in, at once, and write its bundle; returns whether a running Redis was told.
 
     Raises:
-        SettingsError: its name cannot be one, or it is in already; nothing is changed.
+        SettingsError: its name cannot be one, it is in already, or the URL is wrong; nothing is changed.
     """
     access.check_site(site)
-    user = access.site_user(site)
+    user, to_redis = access.site_user(site), admin_connection(centre, redis_url)
     with _alone(centre):
         hashes = read_users(centre)
         if user in hashes:
@@ -133,7 +133,7 @@ def add_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
         bundle.write(centre.bundle(site), site, files)
         hashes[user] = access.hashed(password)
         write_private(centre.acl_file, access.acl_file(hashes))
-        return _tell_redis(centre, redis_url, lambda admin: access.put_user(admin, user, hashes[user]))
+        return _tell_redis(to_redis, lambda admin: access.put_user(admin, user, hashes[user]))
 
 
 def remove_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
@@ -141,14 +141,16 @@ def remove_site(centre: Centre, site: str, redis_url: str | None = None) -> bool
 
     Raises:
         NotFound: it is not in, here and there; nothing is changed.
+        SettingsError: the URL is wrong; nothing is changed.
     """
-    user, was_there = access.site_user(site), []
+    user, to_redis = access.site_user(site), admin_connection(centre, redis_url)
+    was_there: list[object] = []
     with _alone(centre):
         hashes = read_users(centre)
         was_there.append(hashes.pop(user, None))
         write_private(centre.acl_file, access.acl_file(hashes))
         centre.bundle(site).unlink(missing_ok=True)
-        is_told = _tell_redis(centre, redis_url, lambda admin: was_there.append(admin.acl_deluser(user)))
+        is_told = _tell_redis(to_redis, lambda admin: was_there.append(admin.acl_deluser(user)))
     if is_told and not any(was_there):
         known = ", ".join(sites(centre)) or "none"
         raise NotFound(f"no site {site!r} in {centre.folder}; there: {known}")
@@ -200,10 +202,10 @@ def _alone(centre: Centre) -> Iterator[None]:
         yield
 
 
-def _tell_redis(centre: Centre, redis_url: str | None, tell: Callable[[redis.Redis], object]) -> bool:
+def _tell_redis(found: connection.Connection, tell: Callable[[redis.Redis], object]) -> bool:
     """Do the same to a Redis that runs; it reads the file only when it starts."""
     try:
-        with connect_by(admin_connection(centre, redis_url)) as admin:
+        with connect_by(found) as admin:
             tell(admin)
     except Unavailable:
         return False

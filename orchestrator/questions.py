@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import redis
+from redis.exceptions import NoPermissionError
 
 from orchestrator import access, centre, findings, rights
 from orchestrator.centre import Centre
@@ -110,7 +111,7 @@ def of_own_queue(client: redis.Redis, site: str) -> Finding:
     """Whether a site can do its work: it may look at its queue, whose name is its own."""
     try:
         found = f"{client.llen(site_queue(site))} messages wait in its queue"
-    except redis.NoPermissionError:
+    except NoPermissionError:
         found = f"Redis does not let {site} at its own queue"
         advice = "ask the centre to add the site anew"
         return Finding(mark="warning", check="own work", found=found, advice=advice)

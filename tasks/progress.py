@@ -1,5 +1,6 @@
 """The ledger as people look at it: how far an experiment is, what it did. Reads only."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -9,11 +10,13 @@ import redis
 from tasks import codec, keys, ledger, messages
 from tasks.messages import EvaluationRow, Event, HistoryRow, MetricsRow
 from tasks.state import Head, SiteRecord
-from workers.errors import NotFound
+from workers.errors import MalformedMessage, NotFound
 from workers.params import Params
 from workers.spec import Spec
 
 Row = TypeVar("Row")
+
+logger = logging.getLogger(__name__)
 
 PAGE = 1000  # rows read at once
 
@@ -103,8 +106,12 @@ def events(client: redis.Redis, name: str) -> Iterator[Event]:
 
 
 def evaluations(client: redis.Redis, name: str, site: str) -> Iterator[EvaluationRow]:
-    """Every version that the site scored, in order."""
-    return _stream(client, keys.evaluations(name, site), EvaluationRow)
+    """Every version that the site scored, in order; a row of its that is none is left out."""
+    for fields in _entries(client, keys.evaluations(name, site)):
+        try:
+            yield messages.decode(EvaluationRow, fields.get(b"row", b""))
+        except MalformedMessage as error:
+            logger.debug("%s: an evaluation of site %s: %s", name, site, error)
 
 
 def model(client: redis.Redis, name: str, version: int) -> Params:
@@ -124,7 +131,11 @@ def _rows(kind: type[Row], entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) 
 
 
 def _stream(client: redis.Redis, key: str, kind: type[Row]) -> Iterator[Row]:
+    return (messages.decode(kind, fields[b"row"]) for fields in _entries(client, key))
+
+
+def _entries(client: redis.Redis, key: str) -> Iterator[dict[bytes, bytes]]:
     start = "-"
     while entries := client.xrange(key, min=start, count=PAGE):
-        yield from _rows(kind, entries)
+        yield from (fields for _, fields in entries)
         start = f"({entries[-1][0].decode()}"

@@ -10,7 +10,7 @@ import redis
 from tasks import bell, dispatch, keys
 from tasks.app import connect
 from tasks.bell import Call
-from workers.errors import Unavailable
+from workers.errors import FedeltaError
 
 logger = logging.getLogger(__name__)
 
@@ -62,20 +62,21 @@ class Reception:
             send()
 
     def _run(self) -> None:
+        # Whatever a site calls, the others are heard; what it wrote, supervision finds.
         while not self._stopping.is_set():
             try:
                 client = connect()
-            except Unavailable as error:
+                for site, call in bell.calls(client, self._stopping):
+                    self._answer_in_any_case(client, site, call)
+            except FedeltaError as error:
                 logger.warning("cannot hear the sites: %s", error)
                 self._stopping.wait(bell.PATIENCE_SECONDS)
-                continue
-            for site, call in bell.calls(client, self._stopping):
-                try:
-                    self.answer(client, site, call)
-                except (
-                    Exception
-                ):  # whatever it is, the others are heard; supervision finds what this one wrote
-                    logger.exception("the call of site %s could not be answered", site)
+
+    def _answer_in_any_case(self, client: redis.Redis, site: str, call: Call) -> None:
+        try:
+            self.answer(client, site, call)
+        except Exception:
+            logger.exception("the call of site %s could not be answered", site)
 
 
 reception = Reception()

