@@ -1,7 +1,7 @@
 """Who may do what in the centre's Redis: an ACL rule for each user, as Redis 7 reads them.
 
 user          who                      may
-default       nobody                   nothing: it is off
+default       nobody                   come in: it is off
 admin         the person at the centre change users, look at the server; no data at all
 coordinator   the coordinator, beat    what is fedelta's, every queue, hear the sites
 operator      the command line         what is fedelta's, and put messages into queues
@@ -27,13 +27,15 @@ from workers.spec import Name
 
 ADMIN, COORDINATOR, OPERATOR, FLOWER = "admin", "coordinator", "operator", "flower"
 
-_NOBODY = "user default off sanitize-payload resetchannels -@all"
+# Off and without a password, so nobody can be it. Its rights are what Redis itself has when it reads its
+# append-only file again: without them, Redis 7.0 leaves out every transaction in it.
+_NOBODY = "user default off resetpass sanitize-payload ~* &* +@all"
 # AUTH, HELLO, RESET and QUIT are anybody's. Only database 0 is used, so nobody needs SELECT.
 _START = "resetchannels -@all +ping"
 _TRANSACTION = "+multi +exec +unwatch"
 
 _LOOK = "+get +mget +getrange +exists +hgetall +smembers +xrevrange +time"
-_READ = f"{_LOOK} +lrange +xrange"
+_READ = f"{_LOOK} +lrange +llen +xrange"
 _WRITE = "+set +del +hset +sadd +srem +xadd +watch"
 _DRAIN = "+strlen +sismember +rpush +ltrim"  # what only who reads submissions does
 

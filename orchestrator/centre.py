@@ -268,8 +268,11 @@ save ""
 
 maxmemory 2gb
 maxmemory-policy noeviction
-# The largest value that anybody can send; a model takes 4 bytes for each parameter, and a little more.
-proto-max-bulk-len 512mb
+# The largest value that anybody can send. A model takes 4 bytes for each parameter, and a little more: raise
+# it for one that is larger, and no further: it also bounds what a hospital can have the coordinator read.
+proto-max-bulk-len 256mb
+maxmemory-clients 20%
+client-output-buffer-limit normal 512mb 300mb 60
 client-output-buffer-limit pubsub 32mb 8mb 60
 tcp-keepalive 60
 """

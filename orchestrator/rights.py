@@ -15,7 +15,7 @@ Categories: TypeAlias = Mapping[str, Sequence[str]]  # by category of commands, 
 
 EXPERIMENT = "spot-check"  # need not exist: a rule is about names
 # What a rule begins with, and Redis's listing therefore has or has not.
-_SILENT = {"user", "resetchannels", "resetkeys", "sanitize-payload"}
+_SILENT = {"user", "resetpass", "resetchannels", "resetkeys", "sanitize-payload"}
 
 
 def of_users(written: Sequence[str], there: Sequence[str], categories: Categories) -> Iterator[Finding]:

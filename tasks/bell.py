@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 1.0
 
 @message
 class Call:
-    """What a site has done; `number` is the order's, or the version that was scored."""
+    """What a site has done; `number` is the order's, the version that was scored, or of orders at work."""
 
     kind: Literal["here", "started", "taken", "submitted", "scored", "gone"]
     experiment: Name | Literal[""] = ""

@@ -8,9 +8,11 @@ its calls. It can therefore show, and command nobody.
 """
 
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 from celery.app.control import Control
@@ -82,7 +84,7 @@ class Dashboard(Flower):
 def events_of_coordinator(work: Work) -> Iterator[dict[str, Any]]:
     """The events that Celery would have sent of a task of the coordinator; its ticks are its heartbeat."""
     if work.task == "supervise":
-        yield _event("worker-heartbeat", work.worker, freq=SUPERVISE_EVERY, sw_ident="fedelta", loadavg=[])
+        yield _event("worker-heartbeat", work.worker, freq=SUPERVISE_EVERY, sw_ident="fedelta")
         return
     kind = "site" if work.task == "welcome" else "experiment"
     yield from _carried_out(work.worker, work.task, work.id, {kind: work.about}, work.seconds)
@@ -92,7 +94,7 @@ def events_of_site(site: str, call: Call) -> Iterator[dict[str, Any]]:
     """The events that Celery would have sent of what the site calls out."""
     if call.kind in ("started", "here", "gone"):
         kind = {"started": "worker-online", "here": "worker-heartbeat", "gone": "worker-offline"}[call.kind]
-        yield _event(kind, site, freq=HEARTBEAT, sw_ident="fedelta", loadavg=[])
+        yield _event(kind, site, freq=HEARTBEAT, active=call.number, sw_ident="fedelta")
         return
     experiment, number = call.experiment, call.number
     if call.kind == "scored":
@@ -201,12 +203,17 @@ def login() -> str:
     return found
 
 
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
 def serve(address: str, port: int) -> None:
     """Serve Flower's pages at this address, behind the login, until the process is ended."""
     options.basic_auth = [login()]
     options.read_only = True
     options.address, options.port = address, port
     app.control = NoControl(app)
+    signal.signal(signal.SIGTERM, _end)
     hearing = Hearing(
         app,
         ioloop.IOLoop.current(),

@@ -40,6 +40,10 @@ class Turn:
         self.state = _read_state(pipe, name)
         self.now = _now(pipe)
         self._entries: list[bytes] = pipe.lrange(keys.inbox(name), 0, MAX_DRAIN - 1)
+        self._num_entries = len(self._entries)
+        self._unnamed: list[str] = []
+        if self._num_entries == MAX_DRAIN:
+            self._look_behind_the_flood()
 
     @property
     def has_mail(self) -> bool:
@@ -50,7 +54,8 @@ class Turn:
     def waiting(self) -> list[str]:
         """Sites with an unfinished order that say they have submitted, in the order in which they did."""
         outstanding = {site.encode(): site for site in self.state.outstanding}
-        return [outstanding[entry] for entry in dict.fromkeys(self._entries) if entry in outstanding]
+        named = [outstanding[entry] for entry in dict.fromkeys(self._entries) if entry in outstanding]
+        return list(dict.fromkeys([*named, *self._unnamed]))
 
     def server(self) -> Server:
         """The current model and what the strategy remembers."""
@@ -70,9 +75,12 @@ class Turn:
             MalformedMessage: there is something, and it is too large or not a submission.
         """
         key, limit = keys.delta(self._name, site), codec.size_limit(reference)
-        stored = self._pipe.getrange(key, 0, limit)  # a byte more than allowed at most, however much is there
-        if not stored and not self._pipe.exists(key):
-            return None
+        # At most a byte more than allowed is read, however much is there.
+        stored = self._pipe.getrange(key, 0, limit)
+        if not stored:
+            if not self._pipe.exists(key):
+                return None  # else it is empty, or has come this moment
+            stored = self._pipe.getrange(key, 0, limit)
         self._read_deltas.append(key)
         if len(stored) > limit:
             raise MalformedMessage(f"expected at most {limit} bytes, got {self._pipe.strlen(key)}")
@@ -157,7 +165,7 @@ class Turn:
         for key in self._read_deltas:
             pipe.delete(key)
         if is_mail_handled and self._entries:
-            pipe.ltrim(keys.inbox(name), len(self._entries), -1)
+            pipe.ltrim(keys.inbox(name), self._num_entries, -1)
         if ask_again:
             pipe.rpush(keys.inbox(name), *ask_again)
         if server is not None:
@@ -181,6 +189,14 @@ class Turn:
         if stored is None:
             raise NotFound(f"experiment {self._name}: the ledger has lost {key}")
         return codec.decode_tree(stored, reference=None)
+
+    def _look_behind_the_flood(self) -> None:
+        """See every site that has submitted, though somebody fills the inbox, and let all of that be handled.
+
+        An entry is pushed in one transaction with its delta, so no delta of those entries is overlooked.
+        """
+        self._num_entries = self._pipe.llen(keys.inbox(self._name))
+        self._unnamed = sorted(self.submitted())
 
     def _write_server(self, server: Server) -> None:
         self._pipe.set(keys.memory(self._name), codec.encode_tree(server.memory))

@@ -158,6 +158,8 @@ def decode(kind: type[Message], data: bytes, reference: Mapping[str, Array] | No
         return kind(**fields)
     except ValidationError as error:
         raise _refusal(kind, error, fields) from error
+    except TypeError as error:  # one that has the name of a parameter of pydantic's own __init__
+        raise MalformedMessage(f"{kind.__name__}: expected fields that are known here") from error
 
 
 def one_line(text: str) -> str:

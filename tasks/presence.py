@@ -50,16 +50,16 @@ class Presence:
             if not self._leases:
                 self._idle.set()
 
-    def pause(self, seconds: float) -> None:
-        """Wait, as a slow site would take longer; ends at once when the worker stops."""
-        self._stopping.wait(seconds)
+    def pause(self, seconds: float) -> bool:
+        """Wait so long; ends at once, and is true, when the worker stops."""
+        return self._stopping.wait(seconds)
 
     def _run(self, ledger: SiteLedger, sites: tuple[str, ...]) -> None:
         call = Call(kind="started", holder=HOLDER)
         while True:
             try:
                 ledger.announce(sites, SOFTWARE, call)
-                call = Call(kind="here")
+                call = Call(kind="here", number=len(self._leases))
                 for lease in list(self._leases.values()):
                     ledger.renew(lease)
                 health.say_so()

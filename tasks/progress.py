@@ -64,10 +64,13 @@ def read(client: redis.Redis, name: str, num_rows: int = 200) -> Progress:
         pipe.exists(keys.COORDINATOR)
         pipe.hgetall(keys.head(name))
         pipe.hgetall(keys.sites(name))
-        pipe.mget([keys.lease(name, site) for site in sites])
         for key in (keys.history(name), keys.metrics(name), keys.events(name)):
             pipe.xrevrange(key, count=num_rows)
-        (seconds, microseconds), coordinator, head, records, leases, history, metrics, events = pipe.execute()
+        for site in sites:
+            pipe.exists(keys.lease(name, site))
+        (seconds, microseconds), coordinator, head, records, history, metrics, events, *leases = (
+            pipe.execute()
+        )
     seen = ledger.last_seen(client, sites)
     return Progress(
         name=name,
@@ -79,7 +82,7 @@ def read(client: redis.Redis, name: str, num_rows: int = 200) -> Progress:
             SiteProgress(
                 name=site,
                 record=messages.decode(SiteRecord, records[site.encode()]),
-                is_training=lease is not None,
+                is_training=bool(lease),
                 seen=seen.get(site),
             )
             for site, lease in zip(sites, leases, strict=True)

@@ -105,7 +105,7 @@ class SiteLedger:
         with self._redis.pipeline() as pipe:
             pipe.watch(lease.key)
             held = pipe.get(lease.key)
-            if held is not None and held.decode() != lease.value:
+            if held is not None and held != lease.value.encode():
                 return False
             pipe.multi()
             pipe.set(lease.key, lease.value, ex=LEASE)

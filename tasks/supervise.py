@@ -98,5 +98,6 @@ def missing_scores(turn: Turn) -> list[str]:
     waited = turn.now - head.evaluating_since
     if int(waited / LEASE) == int((waited - SUPERVISE_EVERY) / LEASE):
         return []
-    silent = [site for site in turn.state.active if site not in turn.evaluations()]
+    answered = turn.evaluations()
+    silent = [site for site in turn.state.active if site not in answered]
     return [site for site in silent if not dispatch.num_waiting(site_queue(site))]

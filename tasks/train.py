@@ -4,6 +4,7 @@ import logging
 import math
 import time
 
+import redis
 from redis import RedisError
 
 from tasks import codec
@@ -16,6 +17,8 @@ from workers import client_update
 from workers.errors import FedeltaError
 
 logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
 
 
 @app.task(name="train")
@@ -31,7 +34,7 @@ def train(experiment: str, order: str) -> None:
         return
     with presence.renewing(taken.lease):
         submission = submission_for(ledger, experiment, taken.order, taken.lease)
-        ledger.submit(experiment, taken.lease, submission)
+        hand_in(ledger, experiment, taken.lease, submission)
 
 
 def submission_for(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -> Submission:
@@ -47,6 +50,22 @@ def submission_for(ledger: SiteLedger, experiment: str, order: Order, lease: Lea
         logger.exception("%s %s: training failed", experiment, order.id)
     logger.error("%s %s: %s", experiment, order.id, reason)
     return Submission(order=order.id, error=reason[:500])
+
+
+def hand_in(ledger: SiteLedger, experiment: str, lease: Lease, submission: Submission) -> None:
+    """Submit, however long Redis is away: what took hours to train is not thrown away for a restart.
+
+    Raises:
+        RedisError: the worker was told to end meanwhile, or Redis refuses.
+    """
+    while True:
+        try:
+            ledger.submit(experiment, lease, submission)
+            return
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            logger.warning("%s %s: waits to be handed in: %s", experiment, submission.order, error)
+            if presence.pause(RETRY_SECONDS):
+                raise
 
 
 def carry_out(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -> Submission:

@@ -312,3 +312,30 @@ def test_a_refusal_of_a_delta_with_long_names_is_written_and_read(client):
     drain(client)
     (event,) = events(client, "refused")
     assert event.detail.startswith("leaf ") and len(event.detail) <= 1000
+
+
+def test_a_site_that_floods_the_inbox_holds_up_nobody(client):
+    begin(client, strategy={"kind": "fedasync", "mixing_rate": 0.5})
+    client.rpush(keys.inbox("trial"), *["a"] * 2500)
+    submit(client, "c/1", constant(1.0))
+    new = drain(client)
+    assert [row.site for row in progress.history(client, "trial")] == ["c"]
+    assert (new.head.refused, client.llen(keys.inbox("trial"))) == (0, 0)
+
+
+def test_a_submission_that_comes_while_it_is_looked_for_is_taken_whole(client):
+    begin(client)
+    with Ledger(client).turn("trial") as turn:
+        look, seen = turn._pipe.getrange, []
+
+        def look_too_early(*arguments):
+            if seen:
+                return look(*arguments)
+            seen.append(look(*arguments))
+            submit(client, "a/1", constant(1.0))
+            return seen[0]
+
+        turn._pipe.getrange = look_too_early
+        found = turn.submission("a", zeros())
+    assert seen == [b""]
+    assert found is not None and found[0].order == "a/1"

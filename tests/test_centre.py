@@ -4,6 +4,7 @@ import ssl
 import stat
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -179,16 +180,29 @@ def test_a_site_whose_bundle_cannot_be_written_is_not_in(own_centre, monkeypatch
     assert centre.sites(own_centre.centre) == []
 
 
-def test_sites_that_are_added_at_once_are_all_in(running):
-    names = [f"s{number}" for number in range(4)]
+def test_sites_that_are_added_at_once_by_processes_are_all_in(running):
     processes = [
         subprocess.Popen([PROGRAM, "add-site", name, "--centre", running.folder], stdout=subprocess.DEVNULL)
-        for name in names
+        for name in ("east", "west")
     ]
-    assert [process.wait(60) for process in processes] == [0] * 4
-    assert centre.sites(running.centre) == names
-    for name in names:
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert centre.sites(running.centre) == ["east", "west"]
+    for name in ("east", "west"):
         assert running.connect(name).llen(site_queue(name)) == 0
+
+
+def test_sites_that_are_added_and_removed_in_the_same_moment_are_what_they_should_be(running):
+    names = [f"s{number}" for number in range(6)]
+    centre.add_site(running.centre, "leaving")
+    with ThreadPoolExecutor(7) as pool:
+        changes = [pool.submit(centre.add_site, running.centre, name) for name in names]
+        changes.append(pool.submit(centre.remove_site, running.centre, "leaving"))
+        assert all(change.result() for change in changes)
+    assert centre.sites(running.centre) == names
+    with running.connect("admin") as admin:
+        assert {f"site.{name}" for name in names} == {
+            user for user in admin.acl_users() if user.startswith("site.")
+        }
 
 
 # --- letting in no more ------------------------------------------------------------------------------------

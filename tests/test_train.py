@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import redis
 
 from tasks import keys, progress
 from tasks.bell import Call
 from tasks.evaluate import evaluate
 from tasks.ledger import Ledger
 from tasks.participation import participation
+from tasks.presence import Presence
+from tasks.site_ledger import SiteLedger
 from tasks.supervise import supervise
 from tasks.train import train
 from tests.conftest import drain, make_spec, submit, zeros
@@ -137,3 +140,36 @@ def test_one_experiment_that_cannot_be_read_does_not_hold_up_the_others(client, 
     supervise()
     assert progress.read(client, "trial").head.applied == 1
     assert "broken: cannot be looked after" in caplog.text
+
+
+class Away(SiteLedger):
+    """A site's ledger whose Redis is away for so many submissions."""
+
+    def __init__(self, client, num_failures):
+        super().__init__(client)
+        self.num_failures = num_failures
+
+    def submit(self, experiment, lease, submission):
+        self.num_failures -= 1
+        if self.num_failures >= 0:
+            raise redis.ConnectionError("it is away")
+        return super().submit(experiment, lease, submission)
+
+
+def test_what_was_trained_is_handed_in_when_redis_is_back(client, begin, monkeypatch, caplog):
+    begin()
+    monkeypatch.setattr("tasks.train.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.train.SiteLedger", lambda found: Away(found, num_failures=2))
+    train("trial", "a/1")
+    assert client.exists(keys.delta("trial", "a"))
+    assert caplog.messages == ["trial a/1: waits to be handed in: it is away"] * 2
+
+
+def test_a_worker_that_is_told_to_end_waits_for_redis_no_longer(client, begin, monkeypatch):
+    begin()
+    stopped = Presence()
+    stopped.stop()
+    monkeypatch.setattr("tasks.train.presence", stopped)
+    monkeypatch.setattr("tasks.train.SiteLedger", lambda found: Away(found, num_failures=100))
+    with pytest.raises(redis.ConnectionError):
+        train("trial", "a/1")

@@ -92,7 +92,7 @@ SITE_MAY_ANYWHERE = {*ALWAYS, *TRANSACTION, "ping", "time"}
 
 LEDGER = [place for place in PLACES if place.startswith("fedelta:")]  # channels, too, were they keys
 QUEUES = [COORDINATOR_QUEUE, *map(site_queue, SITES)]
-READ = {"get", "mget", "getrange", "exists", "hgetall", "smembers", "lrange", "xrange", "xrevrange"}
+READ = {"get", "mget", "getrange", "exists", "hgetall", "smembers", "lrange", "llen", "xrange", "xrevrange"}
 WRITE = {"set", "del", "hset", "sadd", "srem", "xadd", "watch"}
 DRAIN = {"strlen", "sismember", "rpush", "ltrim"}
 
@@ -319,7 +319,7 @@ def test_exactly_what_flower_may_do(trial):
     shown = [keys.EXPERIMENTS, keys.COORDINATOR, SHARED["spec"], *in_trial]
     shown += [belongings(site)[kind] for site in SITES for kind in ("announcement", "lease")]
     by_place = {
-        **dict.fromkeys(shown, READ - {"lrange", "xrange"}),
+        **dict.fromkeys(shown, READ - {"lrange", "llen", "xrange"}),
         **dict.fromkeys(QUEUES, {"llen"}),
         **dict.fromkeys([keys.bell("*"), keys.WORK], {"psubscribe"}),
     }
