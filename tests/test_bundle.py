@@ -12,6 +12,7 @@ NAMES = {"site.toml", "password", "ca.crt", "client.crt", "client.key", "compose
 
 @pytest.fixture
 def east(own_centre):
+    own_centre.start()  # a Redis that is away would be waited for
     centre.add_site(own_centre.centre, "east")
     return own_centre
 
