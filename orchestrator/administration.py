@@ -79,13 +79,19 @@ def init_centre(folder: Path, host: str, port: int, *, uses_docker: bool, keeps:
     )
 
 
-def add_site(folder: Path, name: str, redis_url: str | None) -> None:
-    """Let a hospital in."""
+def renew(folder: Path) -> None:
+    """Give the centre's own processes new certificates."""
+    centre.renew(centre.open_centre(folder))
+    console.print("the centre's own certificates are new; start its containers anew: docker compose restart")
+
+
+def add_site(folder: Path, name: str, redis_url: str | None, *, renews: bool) -> None:
+    """Let a hospital in, or give it new credentials."""
     opened = centre.open_centre(folder)
-    is_told = centre.add_site(opened, name, redis_url or environment.admin_redis())
+    is_told = centre.add_site(opened, name, redis_url or environment.admin_redis(), renews=renews)
     console.print(f"{opened.bundle(name)} is for {name} alone: hand it over safely, then delete it")
     if not is_told:
-        console.print("Redis did not answer: it lets the site in when it is started next")
+        console.print("Redis did not answer: what this changes holds when it is started next")
 
 
 def remove_site(folder: Path, name: str, redis_url: str | None) -> None:

@@ -70,17 +70,18 @@ def create(folder: Path, *, host: str, port: int = REDIS_PORT, uses_docker: bool
     centre = Centre(folder=folder.absolute())
     if centre.mark.exists():
         raise SettingsError(f"{folder}: there is a centre already; nothing was changed")
-    for path in private_folders(centre):
-        _private_folder(path)
-    (centre.folder / "runs").mkdir(exist_ok=True)
+    for path in [*private_folders(centre), centre.folder / "runs"]:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o755 if path.name == "runs" else 0o700)
+        if uses_docker and os.getuid() == 0:
+            os.chown(path, *deployment.owner())
     # A Docker volume with nothing in it would take the owner of what the next container mounts it on.
     write_private(centre.folder / "data" / "README", "What Redis remembers: back it up with the rest.\n")
 
     authority = certificates.authority(f"centre at {host}")
     _write_pair(centre.authority, "ca", authority)
     redis_folder = centre.folder / "redis"
-    names = list(dict.fromkeys([host, "redis", "localhost", "127.0.0.1"]))
-    _write_pair(redis_folder, "redis", certificates.server(authority, names))
+    _write_pair(redis_folder, "redis", _server_pair(authority, host))
     write_private(redis_folder / "ca.crt", authority.certificate.decode())
 
     inside = f"redis:{REDIS_PORT}" if uses_docker else f"localhost:{port}"
@@ -111,21 +112,36 @@ def open_centre(folder: Path) -> Centre:
     return centre
 
 
-def add_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
+def renew(centre: Centre) -> None:
+    """Give the centre's own processes new certificates, of the same authority; read at their start."""
+    authority = _read_pair(centre.authority, "ca")
+    host = str(connection.read_toml(centre.mark)["host"])
+    _write_pair(centre.folder / "redis", "redis", _server_pair(authority, host))
+    _write_pair(centre.authority, "client", certificates.client(authority, access.ADMIN))
+    for role in ROLES:
+        _write_pair(centre.folder / role, "client", certificates.client(authority, role))
+
+
+def add_site(centre: Centre, site: str, redis_url: str | None = None, *, renews: bool = False) -> bool:
     """Let a hospital in, at once, and write its bundle; returns whether a running Redis was told.
+
+    `renews` gives one that is in a new certificate and password; the old ones end at once.
 
     Raises:
         SettingsError: its name cannot be one, it is in already, or the URL is wrong; nothing is changed.
+        NotFound: it is to be renewed, and is not in; nothing is changed.
     """
     access.check_site(site)
     user, to_redis = access.site_user(site), admin_connection(centre, redis_url)
     with _alone(centre):
         hashes = read_users(centre)
-        if user in hashes:
+        if user in hashes and not renews:
             raise SettingsError(
-                f"site {site} is in already; fedelta remove-site {site} revokes it, and after that it "
-                "can be added anew"
+                f"site {site} is in already; fedelta remove-site {site} revokes it, and --renew gives it new "
+                "credentials"
             )
+        if renews and user not in hashes:
+            raise _not_found(centre, site)
         password = secrets.token_urlsafe(32)
         authority = _read_pair(centre.authority, "ca")
         files = _access_files(authority, user, password, _address(centre), header=f'name = "{site}"\n\n')
@@ -133,7 +149,7 @@ def add_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
         bundle.write(centre.bundle(site), site, files)
         hashes[user] = access.hashed(password)
         write_private(centre.acl_file, access.acl_file(hashes))
-        return _tell_redis(to_redis, lambda admin: access.put_user(admin, user, hashes[user]))
+        return _tell_redis(to_redis, lambda admin: _replace_user(admin, user, hashes[user]))
 
 
 def remove_site(centre: Centre, site: str, redis_url: str | None = None) -> bool:
@@ -152,8 +168,7 @@ def remove_site(centre: Centre, site: str, redis_url: str | None = None) -> bool
         centre.bundle(site).unlink(missing_ok=True)
         is_told = _tell_redis(to_redis, lambda admin: was_there.append(admin.acl_deluser(user)))
     if is_told and not any(was_there):
-        known = ", ".join(sites(centre)) or "none"
-        raise NotFound(f"no site {site!r} in {centre.folder}; there: {known}")
+        raise _not_found(centre, site)
     return is_told
 
 
@@ -210,6 +225,21 @@ def _tell_redis(found: connection.Connection, tell: Callable[[redis.Redis], obje
     except Unavailable:
         return False
     return True
+
+
+def _replace_user(admin: redis.Redis, user: str, password_hash: str) -> None:
+    admin.acl_deluser(user)  # which ends its connections
+    access.put_user(admin, user, password_hash)
+
+
+def _not_found(centre: Centre, site: str) -> NotFound:
+    known = ", ".join(sites(centre)) or "none"
+    return NotFound(f"no site {site!r} in {centre.folder}; there: {known}")
+
+
+def _server_pair(authority: Pair, host: str) -> Pair:
+    names = dict.fromkeys([host, "redis", "localhost", "127.0.0.1"])
+    return certificates.server(authority, list(names))
 
 
 def _address(centre: Centre) -> str:
@@ -289,14 +319,12 @@ def _read_pair(folder: Path, name: str) -> Pair:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone can read; a reader never sees half of it."""
+    """Write a file that only who owns the folder can read; a reader never sees half of it."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.write(text)
+        if os.getuid() == 0:
+            folder = path.parent.stat()
+            os.fchown(file.fileno(), folder.st_uid, folder.st_gid)
     unfinished.replace(path)
-
-
-def _private_folder(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o700)

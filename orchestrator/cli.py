@@ -181,9 +181,20 @@ SiteName = Annotated[str, typer.Argument(help="The site's name.", show_default=F
 
 
 @app.command()
-def add_site(name: SiteName, centre: Centre = Path(), redis: RedisUrl = None) -> None:
+def add_site(
+    name: SiteName,
+    centre: Centre = Path(),
+    redis: RedisUrl = None,
+    renew: Annotated[bool, typer.Option("--renew", help="New credentials for one that is in.")] = False,
+) -> None:
     """Let a hospital in, and write the archive that it gets."""
-    administration.add_site(centre, name, redis)
+    administration.add_site(centre, name, redis, renews=renew)
+
+
+@app.command()
+def renew_centre(centre: Centre = Path()) -> None:
+    """Give the centre's own processes new certificates, before the old ones run out."""
+    administration.renew(centre)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The files of `docker/` that a centre or a hospital starts its containers with."""
 
 import os
+import re
 import shutil
 import sysconfig
 from importlib.metadata import version
@@ -8,12 +9,20 @@ from pathlib import Path
 
 from workers.errors import NotFound
 
+IMAGE_USER = 10001  # of docker/Dockerfile
 MONITORING = ("prometheus.yml", "grafana-datasource.yml", "grafana-dashboards.yml", "fedelta-dashboard.json")
 
 
 def write_centre(folder: Path, port: int) -> None:
-    """Write what `docker compose up` needs in a centre's folder; an .env that is there is kept."""
-    shutil.copyfile(_docker() / "compose.yaml", folder / "compose.yaml")
+    """Write what `docker compose up` needs in a centre's folder; an .env that is there is kept.
+
+    Its image is there or loaded, and not built.
+    """
+    compose = (_docker() / "compose.yaml").read_text("utf-8")
+    (folder / "compose.yaml").write_text(
+        re.sub(r"^    build:.*\n(      .*\n)+", "", compose, flags=re.MULTILINE)
+    )
+    (folder / "experiments").mkdir(exist_ok=True)
     (folder / "monitoring").mkdir(exist_ok=True)
     for name in MONITORING:
         shutil.copyfile(_docker() / "monitoring" / name, folder / "monitoring" / name)
@@ -21,7 +30,8 @@ def write_centre(folder: Path, port: int) -> None:
 COMPOSE_PROJECT_NAME=fedelta
 FEDELTA_IMAGE=fedelta:{version("fedelta")}
 FEDELTA_CENTRE=./
-FEDELTA_USER={os.getuid()}:{os.getgid()}
+FEDELTA_USER={":".join(map(str, owner()))}
+FEDELTA_EXPERIMENTS=./experiments
 # Hospitals connect here. 127.0.0.1 keeps Redis to this machine; 0.0.0.0 opens it to your network.
 FEDELTA_LISTEN=127.0.0.1
 FEDELTA_PORT={port}
@@ -29,6 +39,11 @@ FEDELTA_FLOWER_PORT=5555
 """
     if not (folder / ".env").exists():
         (folder / ".env").write_text(variables)
+
+
+def owner() -> tuple[int, int]:
+    """User and group of a centre's files and of its containers: whoever makes it, but not root."""
+    return (os.getuid(), os.getgid()) if os.getuid() else (IMAGE_USER, IMAGE_USER)
 
 
 def site_files(site: str) -> dict[str, str]:

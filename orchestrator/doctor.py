@@ -128,7 +128,10 @@ def _door(door: Door, plain_ports: Iterable[int]) -> Iterator[Finding]:
         protocol, certificate = shown
         found = f"{protocol}, and the server is who its certificate says"
         yield Finding(mark="ok", check="encryption", found=found)
-        days, advice = certificates.days_left(certificate), "have it signed anew at the centre"
+        days, advice = (
+            certificates.days_left(certificate),
+            "fedelta renew-centre makes a new one, at the centre",
+        )
         yield findings.of_certificate("the server, as it shows it", days, advice)
     yield from doors.look_at(door, [port for port in plain_ports if port])
 
@@ -139,7 +142,7 @@ def _centre_files(opened: Centre) -> Iterator[Finding]:
     secrets = [path for folder in folders for path in folder.iterdir() if path.is_file()]
     yield from findings.of_modes(opened.folder, _modes([*folders, *secrets]))
     yield from findings.of_bundles(sorted((opened.folder / "sites").glob("*")))
-    advice = "have it signed anew by the authority"
+    advice = "fedelta renew-centre makes a new one"
     for whose, path in centre.own_certificates(opened).items():
         if path.is_file():
             yield _certificate(whose, path, advice)

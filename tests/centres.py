@@ -1,15 +1,10 @@
 """A centre as it is without containers: its folder, its Redis 7 over TLS on a free port, its hospitals."""
 
 import os
-import re
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +15,8 @@ from orchestrator import centre, children
 from orchestrator.centre import Centre
 from tasks import connection
 from tasks.app import connect_by
+from tests.machine import free_port, is_listening, redis_7, wait_until
 
-DEADLINE = 30.0  # seconds
 PROGRAM = Path(sys.executable).with_name("fedelta")
 
 
@@ -95,21 +90,6 @@ def make(folder: Path) -> RunningCentre:
     return RunningCentre(centre=made, port=port, log=folder / "redis.log")
 
 
-def redis_7() -> str:
-    """Path of a Redis 7 or newer; its absence fails the tests, which prove nothing without."""
-    found = []
-    for folder in (*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin", "/usr/local/bin"):
-        program = shutil.which("redis-server", path=folder or os.curdir)
-        if program is None:
-            continue
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-        version = re.search(r"v=(\d+)", said)
-        if version is not None and int(version[1]) >= 7:
-            return program
-        found.append(f"{program}: {said.strip()}")
-    pytest.fail(f"a centre is tested with Redis 7 or newer, with TLS; there is {found or 'none'}")
-
-
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `fedelta` with no other FEDELTA_ variables than these."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FEDELTA_")}
@@ -121,27 +101,6 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
         text=True,
         timeout=60,
     )
-
-
-def is_listening(port: int) -> bool:
-    """Whether somebody does."""
-    with socket.socket() as found:
-        return found.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def wait_until(is_so: Callable[[], object]) -> None:
-    """Wait for a condition, with a deadline."""
-    deadline = time.monotonic() + DEADLINE
-    while not is_so():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def a_name() -> str:

@@ -3,7 +3,8 @@ import subprocess
 import pytest
 
 from orchestrator import administration, centre
-from tests.centres import PROGRAM, a_name, free_port, run
+from tests.centres import PROGRAM, a_name, run
+from tests.machine import free_port
 from workers.errors import ExperimentError, SettingsError
 
 

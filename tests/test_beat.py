@@ -3,7 +3,7 @@ from celery.beat import SchedulingError
 
 from tasks.app import COORDINATOR_QUEUE, app, use_broker
 from tasks.beat import LivingScheduler
-from tests.centres import free_port
+from tests.machine import free_port
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-import time
 from contextlib import contextmanager
 
 import msgpack
@@ -20,16 +19,10 @@ from tasks.ledger import Ledger
 from tasks.messages import Submission
 from tasks.site_ledger import SiteLedger
 from tests.conftest import constant, make_spec, submit, zeros
+from tests.machine import wait_until
 from workers.errors import MalformedMessage
 
 DEADLINE = 10.0  # seconds
-
-
-def wait_until(is_so):
-    deadline = time.monotonic() + DEADLINE
-    while not is_so():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from redis.retry import Retry
 from orchestrator import access, bundle, centre, certificates, rights
 from tasks import connection, keys
 from tasks.app import connect_by, site_queue
-from tests.centres import PROGRAM, a_name, free_port, make, redis_7, run, wait_until
+from tests.centres import PROGRAM, a_name, make, run
+from tests.machine import free_port, redis_7, wait_until
 from workers.errors import NotFound, SettingsError, Unavailable
 
 AT_ONCE = Retry(NoBackoff(), 0)
@@ -398,3 +399,36 @@ def test_the_hash_of_a_password_is_all_that_the_acl_file_has_of_it(own_centre):
         password = (own_centre.folder / role / "password").read_text().strip()
         assert password not in text and access.hashed(password) in text
         assert len(password) >= 43  # 256 bits in base64
+
+
+# --- new credentials -----------------------------------------------------------------------------------------
+
+
+def test_a_site_that_is_renewed_has_a_new_archive_and_its_old_credentials_end_at_once(running):
+    centre.add_site(running.centre, "east")
+    old = running.connect("east")
+    before = (running.unpacked("east") / "client.crt").read_text()
+    shutil.rmtree(running.unpacked("east"))
+    assert centre.add_site(running.centre, "east", renews=True) is True
+    with pytest.raises(redis.RedisError):
+        old.ping()
+    assert running.connect("east").ping()
+    assert (running.unpacked("east") / "client.crt").read_text() != before
+
+
+def test_only_a_site_that_is_in_can_be_renewed(own_centre):
+    before = contents(own_centre.folder)
+    with pytest.raises(NotFound, match="no site 'east' in .*; there: none"):
+        centre.add_site(own_centre.centre, "east", renews=True)
+    lock = own_centre.folder / "redis" / ".lock"
+    assert contents(own_centre.folder) == {**before, lock: b""}
+
+
+def test_a_renewed_centre_has_new_certificates_of_the_same_authority_and_works(own_centre):
+    paths = centre.own_certificates(own_centre.centre)
+    before = {whose: path.read_bytes() for whose, path in paths.items()}
+    centre.renew(own_centre.centre)
+    after = {whose: path.read_bytes() for whose, path in paths.items()}
+    assert [whose for whose in paths if after[whose] == before[whose]] == ["the authority"]
+    own_centre.start()
+    assert all(own_centre.connect(role).ping() for role in ("admin", *centre.ROLES))

@@ -6,15 +6,9 @@ import time
 from pathlib import Path
 
 from orchestrator import children
+from tests.machine import wait_until
 
 DEADLINE = 20.0  # seconds
-
-
-def wait_until(is_so):
-    deadline = time.monotonic() + DEADLINE
-    while not is_so():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def has_ended(pid):

@@ -18,7 +18,17 @@ PROGRAM = Path(sys.executable).with_name("fedelta")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COMMANDS = (
     *("run", "submit", "list", "status", "watch", "stop", "resume", "report", "predict"),
-    *("worker", "coordinator", "beat", "flower", "init-centre", "add-site", "remove-site", "doctor"),
+    *(
+        "worker",
+        "coordinator",
+        "beat",
+        "flower",
+        "init-centre",
+        "add-site",
+        "renew-centre",
+        "remove-site",
+        "doctor",
+    ),
 )
 HEAVY = ("jax", "redis", "celery", "pydantic", "sklearn", "numpy", "matplotlib")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")

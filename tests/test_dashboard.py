@@ -19,8 +19,9 @@ from tasks.ledger import Ledger
 from tasks.presence import SOFTWARE
 from tasks.site_ledger import SiteLedger
 from tasks.work import Work
-from tests.centres import RunningCentre, free_port, make, wait_until
+from tests.centres import RunningCentre, make
 from tests.conftest import make_spec, zeros
+from tests.machine import free_port, wait_until
 from workers.errors import SettingsError
 
 COORDINATOR = "coordinator@centre"

@@ -20,7 +20,12 @@ def variables(text):
 
 def test_a_centre_gets_the_files_that_its_containers_are_started_with(tmp_path):
     deployment.write_centre(tmp_path, 7000)
-    assert (tmp_path / "compose.yaml").read_bytes() == (DOCKER / "compose.yaml").read_bytes()
+    ours = (DOCKER / "compose.yaml").read_text()
+    build = "    build: # in fedelta's docker/ folder; a centre's copy of this file has no such lines\n"
+    build += "      context: ..\n      dockerfile: docker/Dockerfile\n"
+    assert build in ours
+    assert (tmp_path / "compose.yaml").read_text() == ours.replace(build, "")
+    assert (tmp_path / "experiments").is_dir()
     for name in deployment.MONITORING:
         copied = tmp_path / "monitoring" / name
         assert copied.read_bytes() == (DOCKER / "monitoring" / name).read_bytes()
@@ -40,7 +45,8 @@ def test_a_centres_variables_are_this_user_this_image_and_this_port_on_this_mach
         "COMPOSE_PROJECT_NAME": "fedelta",
         "FEDELTA_IMAGE": f"fedelta:{version('fedelta')}",
         "FEDELTA_CENTRE": "./",
-        "FEDELTA_USER": f"{os.getuid()}:{os.getgid()}",
+        "FEDELTA_USER": "10001:10001" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}",
+        "FEDELTA_EXPERIMENTS": "./experiments",
         "FEDELTA_LISTEN": "127.0.0.1",
         "FEDELTA_PORT": "7000",
         "FEDELTA_FLOWER_PORT": "5555",

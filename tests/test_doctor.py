@@ -11,7 +11,8 @@ from tasks.bell import Call
 from tasks.messages import Announcement
 from tasks.presence import SOFTWARE
 from tasks.site_ledger import SiteLedger
-from tests.centres import a_name, free_port, is_listening, redis_7, run, wait_until
+from tests.centres import a_name, run
+from tests.machine import free_port, is_listening, redis_7, wait_until
 from workers.errors import NotFound, SettingsError, Unavailable
 
 GOOD_INFO = {

@@ -13,7 +13,8 @@ from tasks.messages import Announcement
 from tasks.presence import HOLDER, SOFTWARE, Presence
 from tasks.site_ledger import LEASE, SiteLedger
 from tests.conftest import make_spec, zeros
-from tests.test_bell import DEADLINE, calls_heard, wait_until
+from tests.machine import wait_until
+from tests.test_bell import DEADLINE, calls_heard
 
 STARTED, HERE, GONE = Call(kind="started", holder=HOLDER), Call(kind="here"), Call(kind="gone")
 

@@ -15,7 +15,8 @@ from tasks.bell import Call
 from tasks.ledger import Ledger
 from tasks.reception import FORGET_SECONDS, Reception
 from tests.conftest import constant, make_spec, submit, zeros
-from tests.test_bell import DEADLINE, has_listener, ring, wait_until
+from tests.machine import wait_until
+from tests.test_bell import DEADLINE, has_listener, ring
 
 
 @pytest.fixture

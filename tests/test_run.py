@@ -14,6 +14,7 @@ import pytest
 
 from tasks import keys
 from tests.conftest import REPOSITORY
+from tests.machine import wait_until
 
 FEDELTA = [sys.executable, "-m", "orchestrator"]
 DEADLINE = 90  # seconds, for anything
@@ -105,13 +106,6 @@ def place(tmp_path):
     place = Place(tmp_path)
     yield place
     place.end()
-
-
-def wait_until(holds, what):
-    deadline = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {DEADLINE} s: {what}"
-        time.sleep(0.05)
 
 
 def descendants(pid: int) -> dict[int, str]:

@@ -5,7 +5,7 @@ from tasks import keys, messages, work
 from tasks.app import app, use_broker
 from tasks.supervise import supervise
 from tasks.work import Work
-from tests.centres import free_port, wait_until
+from tests.machine import free_port, wait_until
 
 
 @pytest.fixture

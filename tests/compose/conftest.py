@@ -9,15 +9,15 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.machine import free_port
+from tests.machine import wait_until as wait
 
 DEADLINE = 180  # seconds, for anything
 HOSPITALS = ("lakeside", "northgate", "riverside", "southpark")
@@ -34,11 +34,9 @@ def command(*arguments: object, **options: object) -> str:
     return done.stdout
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {DEADLINE} s: {what}"
-        time.sleep(0.5)
+def wait_until(holds: Callable[[], object], what: str) -> None:
+    """Wait for what is asked by starting containers."""
+    wait(holds, what, seconds=DEADLINE, pause=0.5)
 
 
 class Demo:
@@ -109,13 +107,8 @@ class Demo:
             pytest.fail("there is no browser: apt-get install chromium")
         what = ["--dump-dom"] if screenshot is None else [f"--screenshot={screenshot}"]
         options = "--headless --no-sandbox --disable-gpu --window-size=1400,760 --virtual-time-budget=5000"
-        return re.sub(r"<[^>]*>", " ", command(browser, *options.split(), *what, address))
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+        page = command(browser, *options.split(), *what, address).replace("</span><span", "<span")
+        return re.sub(r"<[^>]*>", " ", re.sub(r"<span[^>]*>", "", page))
 
 
 @pytest.fixture(scope="session")

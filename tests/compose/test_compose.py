@@ -2,15 +2,21 @@
 
 import base64
 import csv
+import functools
 import io
 import json
+import os
 import re
+import shlex
+import sys
 import urllib.error
 import urllib.request
 
 import pytest
 
-from tests.compose.conftest import HOSPITALS, REPOSITORY, Demo, command, wait_until
+from tests.compose.conftest import HOSPITALS, Demo, command, wait_until
+from tests.conftest import REPOSITORY
+from tests.machine import free_port
 
 LONG = """
 name = "long"
@@ -149,6 +155,36 @@ def test_a_hospitals_bundle_is_all_that_it_needs(demo: Demo, tmp_path):
         wait_until(lambda: "newcomer" in demo.browse("/"), "the newcomer in Flower")
     finally:
         demo.compose(*files, "down", "--volumes", folder=folder)
+
+
+def test_the_doctor_finds_nothing_unsafe_at_the_centre(demo: Demo):
+    findings = json.loads(demo.compose("run", "--rm", "-T", "admin", "doctor", "--centre", ".", "--json"))
+    assert len(findings) > 20
+    assert {found["mark"] for found in findings} <= {"ok", "warning"}
+
+
+def test_a_centre_of_ones_own_starts_from_its_folder(demo: Demo, tmp_path):
+    folder, port = tmp_path / "centre", free_port()
+    fedelta = (sys.executable, "-m", "orchestrator")
+    command(*fedelta, "init-centre", folder, "--host", "localhost", "--port", port, cwd=REPOSITORY)
+    own = {"COMPOSE_PROJECT_NAME": f"{demo.project}-own", "FEDELTA_IMAGE": demo.image}
+    own |= {"FEDELTA_PORT": str(port), "FEDELTA_FLOWER_PORT": str(free_port())}
+    at_home = {name: value for name, value in demo.environment.items() if not name.startswith("FEDELTA_")}
+    program = shlex.split(os.environ.get("COMPOSE", "docker-compose"))
+    compose = functools.partial(command, *program, cwd=folder, env={**at_home, **own})
+    try:
+        compose("up", "-d")
+        said = command(*fedelta, "add-site", "east", "--centre", folder, cwd=REPOSITORY)
+        assert "did not answer" not in said
+        assert (folder / "sites" / "east.tar.gz").exists()
+        assert json.loads(compose("run", "--rm", "-T", "orchestrator", "list", "--json")) == []
+        (folder / "sites" / "east.tar.gz").unlink()
+        findings = json.loads(command(*fedelta, "doctor", "--centre", folder, "--json", cwd=REPOSITORY))
+        assert not [found for found in findings if found["mark"] == "unsafe"]
+        compose("restart", "redis")  # it reads its append-only file, and the users
+        assert json.loads(compose("run", "--rm", "-T", "orchestrator", "list", "--json")) == []
+    finally:
+        compose("down", "--volumes")
 
 
 def test_a_site_that_is_removed_is_out_at_once(demo: Demo):

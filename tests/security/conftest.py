@@ -1,12 +1,8 @@
 """A Redis 7 as the centre runs it: our ACL file, no default user, and a user for the tests' own eyes."""
 
 import os
-import re
 import secrets
-import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +18,7 @@ from tasks.dispatch import follow
 from tasks.ledger import Ledger
 from tasks.state import State
 from tests.conftest import make_spec, zeros
+from tests.machine import free_port, is_listening, redis_7, wait_until
 
 DEADLINE = 60.0  # seconds
 SITES = ("a", "ab", "b")  # one name is how another begins
@@ -73,41 +70,6 @@ class GuardedRedis:
         if user not in self.clients:
             self.clients[user] = redis.Redis.from_url(self.url(user))
         return self.clients[user]
-
-
-def redis_7() -> str:
-    """Path of a Redis server that knows selectors; without it the tests fail, as they prove nothing."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.fail(
-            "the access rules are tested against Redis 7 or newer, and no redis-server is on the PATH"
-        )
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"v=(\d+)", said)
-    if found is None or int(found[1]) < 7:
-        pytest.fail(f"the access rules are tested against Redis 7 or newer; {program} is: {said.strip()}")
-    return program
-
-
-def is_listening(port: int) -> bool:
-    """Whether somebody does."""
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def wait_until(is_so) -> None:
-    """Wait for a condition, with a deadline."""
-    deadline = time.monotonic() + DEADLINE
-    while not is_so():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,8 @@ from tasks.messages import Submission
 from tasks.reception import Reception
 from tasks.site_ledger import LEASE, SiteLedger
 from tests.conftest import constant, submit
-from tests.security.conftest import SITES, TESTER, acting_as, begin, wait_until
+from tests.machine import wait_until
+from tests.security.conftest import SITES, TESTER, acting_as, begin
 from workers.errors import SettingsError
 from workers.spec import Name
 
