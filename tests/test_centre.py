@@ -401,7 +401,7 @@ def test_the_hash_of_a_password_is_all_that_the_acl_file_has_of_it(own_centre):
         assert len(password) >= 43  # 256 bits in base64
 
 
-# --- new credentials -----------------------------------------------------------------------------------------
+# --- new credentials ---------------------------------------------------------------------------------------
 
 
 def test_a_site_that_is_renewed_has_a_new_archive_and_its_old_credentials_end_at_once(running):

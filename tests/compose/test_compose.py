@@ -37,6 +37,7 @@ updates = 400
 [seconds_per_order]
 default = 0.2
 """
+MONITORING = REPOSITORY / "docker" / "monitoring"
 LIVING = ("redis", "coordinator", "beat", "flower", *HOSPITALS)
 
 
@@ -100,12 +101,29 @@ def test_flower_asks_for_a_login_and_shows_the_four_workers_their_queues_and_tas
     assert picture.stat().st_size > 20_000
 
 
+def test_the_monitoring_profile_is_sound_and_bound_to_loopback(demo: Demo, tmp_path):
+    command("promtool", "check", "config", MONITORING / "prometheus.yml")
+    queries = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
+    queries = [query.replace("$__rate_interval", "1m").replace("$experiment", ".*") for query in queries]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"{len(queries)} rules found" in command("promtool", "check", "rules", tmp_path / "rules.yml")
+    shown = demo.compose("--profile", "monitoring", "config")
+    for port in ("127.0.0.1:9090:9090/tcp", "127.0.0.1:3000:3000/tcp"):
+        assert port in shown
+    for name in re.findall(r"monitoring/([\w.-]+):/", shown):
+        assert (MONITORING / name).is_file()
+
+
+def dashboard() -> dict:
+    return json.loads((MONITORING / "fedelta-dashboard.json").read_text())
+
+
 def test_every_metric_of_the_grafana_dashboard_is_there_to_be_scraped(demo: Demo):
-    dashboard = json.loads((REPOSITORY / "docker" / "monitoring" / "fedelta-dashboard.json").read_text())
     scraped = demo.metrics("coordinator", 9540) + demo.metrics("flower", 5555)
     assert 'fedelta_updates_total{experiment="breast-cancer",site="lakeside"}' in scraped
     assert 'flower_worker_online{worker="lakeside"} 1.0' in scraped
-    for panel in dashboard["panels"]:
+    for panel in dashboard()["panels"]:
         for target in panel["targets"]:
             names = re.findall(r"\b(?:fedelta|flower)_\w+", target["expr"])
             assert names and all(f"\n{name}{{" in scraped for name in names), target["expr"]
