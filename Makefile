@@ -8,7 +8,7 @@ demo: $(VENV)/.installed
 	$(BIN)/fedelta run examples/breast-cancer.toml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest --ignore tests/compose
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/compose
 
 # The deployment in containers, for real: needs a Docker engine, compose, and chromium to look at Flower.
 test-compose: $(VENV)/.installed-dev

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import redis
 from celery import Celery
 from celery.signals import after_setup_logger
+from kombu import pools
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
@@ -66,7 +67,7 @@ app.amqp.autoexchange = lambda _: None  # nor has any queue an exchange of its o
 def use_broker(url: str) -> None:
     """Use this broker from now on, and its Redis as the ledger."""
     environment.set_broker(url)
-    app.conf.update(broker_url=url, broker_use_ssl=None)
+    _configure_broker()
 
 
 def use_connection(path: Path) -> None:
@@ -76,7 +77,13 @@ def use_connection(path: Path) -> None:
         SettingsError: the file is wrong.
     """
     environment.set_connection(path)
+    _configure_broker()
+
+
+def _configure_broker() -> None:
     app.conf.update(broker_url=connection.broker_url(), broker_use_ssl=connection.tls())
+    pools.reset()  # type: ignore[no-untyped-call]  # connections to the broker that was, and ...
+    app._after_fork()  # ... what the app remembers of them
 
 
 def site_queue(site: str) -> str:

@@ -31,13 +31,10 @@ def test_a_beat_that_cannot_send_does_not_say_that_it_lives(client, private_redi
     schedule.setup_schedule()
     try:
         use_broker(f"redis://127.0.0.1:{free_port()}/0")
-        app.pool.force_close_all()
-        app._after_fork()
         with pytest.raises(SchedulingError):
             schedule.apply_async(schedule.schedule["supervise"], advance=False, retry=False)
     finally:
         use_broker(private_redis.broker_url)
-        app._after_fork()
     assert not alive_file.exists()
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import redis
-from kombu import pools
 
 from orchestrator import access, children
-from tasks.app import app, use_broker
+from tasks.app import use_broker
 from tasks.dispatch import follow
 from tasks.ledger import Ledger
 from tasks.state import State
@@ -103,19 +102,11 @@ def acting_as(guarded: GuardedRedis, user: str) -> Iterator[redis.Redis]:
     """What is called in the block acts as that user; the user's client."""
     names = ("FEDELTA_BROKER_URL", "FEDELTA_LEDGER_URL", "FEDELTA_CONNECTION")
     before = {name: os.environ[name] for name in names if name in os.environ}
-    forget_connections()
     use_broker(guarded.url(user))
     yield guarded.connect(user)
-    forget_connections()
     for name in names:
         os.environ.pop(name, None)
     os.environ.update(before)
-
-
-def forget_connections() -> None:
-    """Celery keeps its connections to the broker that it had; other tests have another."""
-    pools.reset()
-    app._after_fork()  # its own references to them, too
 
 
 @pytest.fixture

@@ -355,9 +355,10 @@ def confine() -> None:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessPoolExecutor]:
-    os.environ["FEDELTA_FUZZ_FOLDER"] = str(tmp_path_factory.mktemp("fuzz"))
-    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn"), initializer=confine) as found:
-        yield found
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("FEDELTA_FUZZ_FOLDER", str(tmp_path_factory.mktemp("fuzz")))
+        with ProcessPoolExecutor(CORES, mp_context=get_context("spawn"), initializer=confine) as found:
+            yield found
 
 
 @pytest.mark.parametrize("name", TARGETS)
