@@ -91,10 +91,12 @@ def create(folder: Path, *, host: str, port: int = REDIS_PORT, uses_docker: bool
     write_private(centre.folder / access.FLOWER / "login", f"fedelta:{secrets.token_urlsafe(18)}\n")
     write_private(centre.acl_file, access.acl_file(hashes))
     if uses_docker:
-        conf = _redis_conf("/etc/fedelta", "/data", REDIS_PORT, address="*")
+        conf = deployment.redis_conf("/etc/fedelta", "/data", REDIS_PORT, address="*")
         deployment.write_centre(centre.folder, port)
     else:
-        conf = _redis_conf(str(redis_folder), str(centre.folder / "data"), port, address="127.0.0.1")
+        conf = deployment.redis_conf(
+            str(redis_folder), str(centre.folder / "data"), port, address="127.0.0.1"
+        )
     write_private(redis_folder / "redis.conf", conf)
     write_private(centre.mark, f'host = "{host}"\nport = {port}\n')
     return centre
@@ -275,37 +277,6 @@ key = "client.key"
         "client.crt": own.certificate.decode(),
         "client.key": own.key.decode(),
     }
-
-
-def _redis_conf(folder: str, data: str, port: int, address: str) -> str:
-    return f"""# The centre's Redis: TLS with a certificate on both sides, named users, nothing forgotten.
-bind {address}
-port 0
-tls-port {port}
-tls-cert-file {folder}/redis.crt
-tls-key-file {folder}/redis.key
-tls-ca-cert-file {folder}/ca.crt
-tls-auth-clients yes
-tls-protocols "TLSv1.2 TLSv1.3"
-protected-mode yes
-aclfile {folder}/users.acl
-acllog-max-len 256
-
-dir {data}
-appendonly yes
-appendfsync everysec
-save ""
-
-maxmemory 2gb
-maxmemory-policy noeviction
-# The largest value that anybody can send. A model takes 4 bytes for each parameter, and a little more: raise
-# it for one that is larger, and no further: it also bounds what a hospital can have the coordinator read.
-proto-max-bulk-len 256mb
-maxmemory-clients 20%
-client-output-buffer-limit normal 512mb 300mb 60
-client-output-buffer-limit pubsub 32mb 8mb 60
-tcp-keepalive 60
-"""
 
 
 def _write_pair(folder: Path, name: str, pair: Pair) -> None:

@@ -1,4 +1,4 @@
-"""The files of `docker/` that a centre or a hospital starts its containers with."""
+"""What a centre or a hospital starts its processes with: the files of `docker/`, and Redis's settings."""
 
 import os
 import re
@@ -44,6 +44,38 @@ FEDELTA_FLOWER_PORT=5555
 def owner() -> tuple[int, int]:
     """User and group of a centre's files and of its containers: whoever makes it, but not root."""
     return (os.getuid(), os.getgid()) if os.getuid() else (IMAGE_USER, IMAGE_USER)
+
+
+def redis_conf(folder: str, data: str, port: int, address: str) -> str:
+    """Redis's settings: what it listens at, where its certificate and users are, and where its data."""
+    return f"""# The centre's Redis: TLS with a certificate on both sides, named users, nothing forgotten.
+bind {address}
+port 0
+tls-port {port}
+tls-cert-file {folder}/redis.crt
+tls-key-file {folder}/redis.key
+tls-ca-cert-file {folder}/ca.crt
+tls-auth-clients yes
+tls-protocols "TLSv1.2 TLSv1.3"
+protected-mode yes
+aclfile {folder}/users.acl
+acllog-max-len 256
+
+dir {data}
+appendonly yes
+appendfsync everysec
+save ""
+
+maxmemory 2gb
+maxmemory-policy noeviction
+# The largest value that anybody can send. A model takes 4 bytes for each parameter, and a little more: raise
+# it for one that is larger, and no further: it also bounds what a hospital can have the coordinator read.
+proto-max-bulk-len 256mb
+maxmemory-clients 20%
+client-output-buffer-limit normal 512mb 300mb 60
+client-output-buffer-limit pubsub 32mb 8mb 60
+tcp-keepalive 60
+"""
 
 
 def site_files(site: str) -> dict[str, str]:
