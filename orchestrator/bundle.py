@@ -39,9 +39,10 @@ def write(path: Path, site: str, access_files: Mapping[str, str]) -> None:
     unfinished.unlink(missing_ok=True)
     unfinished.touch(mode=0o600)
     with tarfile.open(unfinished, "w:gz") as archive:
-        folder = tarfile.TarInfo(site)
-        folder.type, folder.mode = tarfile.DIRTYPE, 0o700
-        archive.addfile(folder)
+        for name in (site, f"{site}/data"):  # the latter for examples, if they are nowhere else
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o700
+            archive.addfile(folder)
         for name, text in sorted(files.items()):
             data = text.encode()
             member = tarfile.TarInfo(f"{site}/{name}")

@@ -17,6 +17,13 @@ def east(own_centre):
     return own_centre
 
 
+FOLDERS = ("east", "east/data")
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def members(running, site="east"):
     with tarfile.open(running.centre.bundle(site)) as archive:
         return {member.name: member for member in archive.getmembers()}
@@ -24,8 +31,9 @@ def members(running, site="east"):
 
 def test_a_bundle_is_one_folder_with_what_a_hospital_needs_and_nothing_else(east):
     found = members(east)
-    assert found.keys() == {"east", *(f"east/{name}" for name in NAMES)}
-    assert found.pop("east").isdir() and all(member.isreg() for member in found.values())
+    assert found.keys() == {*FOLDERS, *(f"east/{name}" for name in NAMES)}
+    assert all(found.pop(folder).isdir() for folder in FOLDERS)
+    assert all(member.isreg() for member in found.values())
 
 
 def test_a_bundle_leads_nowhere_but_into_its_own_folder(east):
@@ -37,11 +45,11 @@ def test_a_bundle_leads_nowhere_but_into_its_own_folder(east):
 
 def test_a_bundle_and_what_is_unpacked_from_it_are_their_owners_alone(east):
     assert stat.S_IMODE(east.centre.bundle("east").stat().st_mode) == 0o600
-    assert {member.mode for name, member in members(east).items() if name != "east"} == {0o600}
-    assert members(east)["east"].mode == 0o700
+    assert {member.mode for name, member in members(east).items() if name not in FOLDERS} == {0o600}
+    assert {members(east)[folder].mode for folder in FOLDERS} == {0o700}
     folder = east.unpacked("east")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files(folder)} == {0o600}
 
 
 def test_the_sites_file_says_who_it_is_and_where_the_centre_is(east):
@@ -56,12 +64,12 @@ def test_the_password_is_the_one_whose_hash_redis_has_and_is_nowhere_else(east):
     folder = east.unpacked("east")
     password = (folder / "password").read_text().strip()
     assert centre.read_users(east.centre)["site.east"] == access.hashed(password)
-    assert [path.name for path in folder.iterdir() if password in path.read_text()] == ["password"]
+    assert [path.name for path in files(folder) if password in path.read_text()] == ["password"]
 
 
 def test_nothing_that_is_the_centres_own_is_in_a_bundle(east):
     centre.add_site(east.centre, "west")
-    said = "".join(path.read_text() for path in east.unpacked("east").iterdir())
+    said = "".join(path.read_text() for path in files(east.unpacked("east")))
     own = [path for folder in centre.private_folders(east.centre) for path in folder.glob("*")]
     secrets = [path.read_text().strip() for path in own if path.suffix == ".key" or path.name == "password"]
     secrets += [(east.unpacked("west") / name).read_text().strip() for name in ("password", "client.key")]
