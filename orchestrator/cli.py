@@ -39,6 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# Headings of `fedelta --help`.
+PROCESSES, CENTRE = "Processes of a centre and of a hospital", "A centre and its hospitals"
+
 File = Annotated[Path, typer.Argument(help="The experiment file (TOML).", show_default=False)]
 Name = Annotated[str, typer.Argument(help="The run's name.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script to read.")]
@@ -123,7 +126,7 @@ def predict(
     commands.predict(model, file, output)
 
 
-@app.command()
+@app.command(rich_help_panel=PROCESSES)
 def worker(
     site: Annotated[
         list[str], typer.Option("--site", help="The site's file (site.toml); in trials a name, or several.")
@@ -133,7 +136,7 @@ def worker(
     administration.worker(site)
 
 
-@app.command()
+@app.command(rich_help_panel=PROCESSES)
 def coordinator(
     beat: Annotated[bool, typer.Option(help="With its clock in it, or with `fedelta beat` apart.")] = True,
 ) -> None:
@@ -141,13 +144,13 @@ def coordinator(
     administration.coordinator(has_own_beat=beat)
 
 
-@app.command()
+@app.command(rich_help_panel=PROCESSES)
 def beat() -> None:
     """Start the clock of coordinators that were started with --no-beat."""
     administration.beat()
 
 
-@app.command()
+@app.command(rich_help_panel=PROCESSES)
 def flower(
     address: Annotated[str, typer.Option(help="Where its pages are.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Likewise.")] = 5555,
@@ -156,7 +159,7 @@ def flower(
     administration.flower(address, port)
 
 
-@app.command()
+@app.command(rich_help_panel=CENTRE)
 def init_centre(
     folder: Annotated[Path, typer.Argument(help="The centre's folder.", show_default=False)],
     host: Annotated[
@@ -180,7 +183,7 @@ RedisUrl = Annotated[
 SiteName = Annotated[str, typer.Argument(help="The site's name.", show_default=False)]
 
 
-@app.command()
+@app.command(rich_help_panel=CENTRE)
 def add_site(
     name: SiteName,
     centre: Centre = Path(),
@@ -191,19 +194,19 @@ def add_site(
     administration.add_site(centre, name, redis, renews=renew)
 
 
-@app.command()
+@app.command(rich_help_panel=CENTRE)
 def renew_centre(centre: Centre = Path()) -> None:
     """Give the centre's own processes new certificates, before the old ones run out."""
     administration.renew(centre)
 
 
-@app.command()
+@app.command(rich_help_panel=CENTRE)
 def remove_site(name: SiteName, centre: Centre = Path(), redis: RedisUrl = None) -> None:
     """Let a hospital in no more, from now on, and end its connections."""
     administration.remove_site(centre, name, redis)
 
 
-@app.command()
+@app.command(rich_help_panel=CENTRE)
 def doctor(
     centre: Annotated[Path | None, typer.Option("--centre", help="The centre's folder.")] = None,
     site: Annotated[Path | None, typer.Option("--site", help="A hospital's site.toml.")] = None,
