@@ -69,9 +69,14 @@ def init_centre(folder: Path, host: str, port: int, *, uses_docker: bool, keeps:
     if keeps and centre.Centre(folder=folder).mark.exists():
         console.print(f"{folder} is a centre already")
         return
-    centre.create(folder, host=host, port=port, uses_docker=uses_docker)
+    try:
+        centre.create(folder, host=host, port=port, uses_docker=uses_docker)
+    except OSError as error:
+        raise SettingsError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
+    alone = " (nobody but this machine reaches that: --host)" if host == "localhost" else ""
     console.print(
         f"""{folder} is a centre; all that is secret in it is yours alone, so keep it so, and back it up
+  hospitals reach it  at {host}:{port}{alone}
   let a hospital in   fedelta add-site NAME --centre {folder}
   start it            cd {folder} && docker compose up -d
   Flower              http://localhost:5555, with the login in {folder}/flower/login

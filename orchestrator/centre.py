@@ -30,6 +30,7 @@ from workers.errors import NotFound, SettingsError, Unavailable
 
 ROLES = (access.COORDINATOR, access.OPERATOR, access.FLOWER)
 REDIS_PORT = 6379
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +66,15 @@ def create(folder: Path, *, host: str, port: int = REDIS_PORT, uses_docker: bool
     localhost.
 
     Raises:
-        SettingsError: there is a centre in the folder already; nothing is changed.
+        SettingsError: there is a centre in the folder already, or host or port are none; nothing is changed.
     """
     centre = Centre(folder=folder.absolute())
     if centre.mark.exists():
         raise SettingsError(f"{folder}: there is a centre already; nothing was changed")
+    if not (HOST.fullmatch(host) and len(host) <= 253):
+        raise SettingsError(f"--host: expected a host name or an IP address, and nothing else, got {host!r}")
+    if not 0 < port < 65536:
+        raise SettingsError(f"--port: expected 1 to 65535, got {port}")
     for path in [*private_folders(centre), centre.folder / "runs"]:
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o755 if path.name == "runs" else 0o700)
@@ -146,9 +151,11 @@ def add_site(centre: Centre, site: str, redis_url: str | None = None, *, renews:
             raise _not_found(centre, site)
         password = secrets.token_urlsafe(32)
         authority = _read_pair(centre.authority, "ca")
-        files = _access_files(authority, user, password, _address(centre), header=f'name = "{site}"\n\n')
+        address = _address(centre)
+        files = _access_files(authority, user, password, address, header=f'name = "{site}"\n\n')
         files["site.toml"] = files.pop("connection.toml") + bundle.SITE_TOML
-        bundle.write(centre.bundle(site), site, files)
+        bundle.write(centre.bundle(site), site, files, address, is_renewal=renews)
+        give_to_owner(centre.bundle(site))
         hashes[user] = access.hashed(password)
         write_private(centre.acl_file, access.acl_file(hashes))
         return _tell_redis(to_redis, lambda admin: _replace_user(admin, user, hashes[user]))
@@ -215,6 +222,7 @@ def _alone(centre: Centre) -> Iterator[None]:
     """One at a time changes the users, in the file and in Redis; what is to be written is read in here."""
     path = centre.folder / "redis" / ".lock"
     with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w") as lock:
+        give_to_owner(path)
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -295,7 +303,12 @@ def write_private(path: Path, text: str) -> None:
     unfinished.unlink(missing_ok=True)
     with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.write(text)
-        if os.getuid() == 0:
-            folder = path.parent.stat()
-            os.fchown(file.fileno(), folder.st_uid, folder.st_gid)
+    give_to_owner(unfinished)
     unfinished.replace(path)
+
+
+def give_to_owner(path: Path) -> None:
+    """What root writes belongs to who owns the folder: the centre's containers, which are not root."""
+    if os.getuid() == 0:
+        folder = path.parent.stat()
+        os.chown(path, folder.st_uid, folder.st_gid)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from orchestrator.lazily import lazily
 from orchestrator.runs import Run
 from tasks import environment, progress
 from tasks.app import connect, connect_to, use_broker
-from tasks.ledger import Ledger
+from tasks.ledger import Ledger, last_seen
 from workers.errors import NotFound
 
 # Loads data sets, which takes a second: meanwhile the processes of a run on this machine start.
@@ -83,7 +84,9 @@ def stop(name: str) -> None:
     if run.is_here and not hosting.is_alive(run):
         messages.print(f"{name} does not run")
         return
-    control.stop(connect(), name)
+    if not control.stop(connect(), name):
+        messages.print(f"{name} is {progress.read(connect(), name, num_rows=1).head.outcome} already")
+        return
     with live.view(messages) as show:
         watching.follow(run, show)
     messages.print(f"stopped, with results in {run.folder}/; fedelta resume {run.name} goes on")
@@ -176,8 +179,18 @@ def _submit(file: Path, launched: float) -> Run:
             shutil.rmtree(claimed.folder)
             raise
         if is_ours:
+            _name_strangers(written.sites)
             return claimed
         shutil.rmtree(claimed.folder)  # somebody took the name meanwhile: the next one, then
+
+
+def _name_strangers(sites: Sequence[str]) -> None:
+    """Say which sites nobody has seen: their workers may be still to come, or their names mistyped."""
+    seen = last_seen(connect(), sites)
+    if strangers := [site for site in sites if site not in seen]:
+        messages.print(
+            f"no worker of {', '.join(strangers)} was ever seen: is each name the one that the centre knows?"
+        )
 
 
 def _open(name: str) -> Run:

@@ -12,8 +12,11 @@ from workers.errors import Conflict, ExperimentError
 from workers.spec import Experiment
 
 
-def stop(client: redis.Redis, name: str, reason: str = "stopped by hand") -> None:
-    """Give no more orders; the sites score the last version, then the experiment is finished."""
+def stop(client: redis.Redis, name: str, reason: str = "stopped by hand") -> bool:
+    """Give no more orders; the sites score the last version, then the experiment is finished.
+
+    False, and nothing is changed, if it gives none any more.
+    """
 
     def transition(old: State, _: Experiment, now: float) -> tuple[State, Event] | None:
         if old.head.phase != "running":
@@ -21,7 +24,7 @@ def stop(client: redis.Redis, name: str, reason: str = "stopped by hand") -> Non
         new = state.finish(old, "stopped", reason, now)
         return new, Event(time=now, kind="finished", detail=reason)
 
-    _commit(client, name, transition)
+    return _commit(client, name, transition)
 
 
 def resume(client: redis.Redis, name: str) -> None:
@@ -47,7 +50,7 @@ def _commit(
     client: redis.Redis,
     name: str,
     transition: Callable[[State, Experiment, float], tuple[State, Event] | None],
-) -> None:
+) -> bool:
     ledger = Ledger(client)
     while True:
         try:
@@ -55,9 +58,9 @@ def _commit(
                 old = turn.state
                 changed = transition(old, turn.spec.experiment, turn.now)
                 if changed is None:
-                    return
+                    return False
                 new = turn.commit(changed[0], events=[changed[1]])
         except Conflict:
             continue  # the coordinator was faster: look again
         dispatch.follow(name, old, new)
-        return
+        return True

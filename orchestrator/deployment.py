@@ -27,7 +27,6 @@ def write_centre(folder: Path, port: int) -> None:
     for name in MONITORING:
         shutil.copyfile(_docker() / "monitoring" / name, folder / "monitoring" / name)
     variables = f"""\
-COMPOSE_PROJECT_NAME=fedelta
 FEDELTA_IMAGE=fedelta:{version("fedelta")}
 FEDELTA_CENTRE=./
 FEDELTA_USER={":".join(map(str, owner()))}
@@ -78,9 +77,11 @@ tcp-keepalive 60
 """
 
 
-def site_files(site: str) -> dict[str, str]:
-    """What `docker compose up` needs at a hospital, by name."""
+def site_files(site: str, address: str) -> dict[str, str]:
+    """What a hospital starts its worker with, by name, and a page to read; `address` is the centre's."""
+    readme = (_docker() / "site.README.txt").read_text("utf-8")
     return {
+        "README.txt": readme.format(site=site, address=address),
         "compose.yaml": (_docker() / "site.compose.yaml").read_text("utf-8"),
         ".env": f"COMPOSE_PROJECT_NAME=fedelta-{site}\nFEDELTA_SITE={site}\n"
         f"FEDELTA_IMAGE=fedelta:{version('fedelta')}\n# FEDELTA_DATA=/where/your/examples/are\n",

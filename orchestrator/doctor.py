@@ -4,6 +4,7 @@ A centre is looked at as its admin, who sees Redis but no data, and as its opera
 else asks is told what can be found out with the rights at hand, and what cannot.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,6 +56,13 @@ def examine_site(file: Path, name: str) -> Iterator[Finding]:
         Unavailable: Redis does not answer, or does not let the site in.
     """
     found = connection.read(file)
+    yield findings.of_fact(
+        "user",
+        "not root",
+        "" if os.getuid() else "this runs as root: a fault in it would be a fault in your machine",
+        "let FEDELTA_USER in .env name somebody else, who owns this folder",
+        mark="warning",
+    )
     yield from _examine_connection(found)
     with connect_by(found) as client:
         yield from questions.asked("own work", lambda: [questions.of_own_queue(client, name)])
@@ -85,7 +93,7 @@ def _examine_connection(found: Connection) -> Iterator[Finding]:
     folder = found.key.parent
     yield from findings.of_modes(folder, _modes([folder, *(getattr(found, name) for name in OWN_FILES)]))
     yield _certificate("the authority", found.ca, "ask the centre for a new one")
-    yield _certificate(found.username, found.certificate, "ask the centre to add the site anew")
+    yield _certificate(found.username, found.certificate, "ask the centre for new credentials")
     door = doors.of_connection(found)
     with connect_by(found) as client:
         yield from _door(door, [REDIS_PORT])

@@ -113,7 +113,7 @@ def of_own_queue(client: redis.Redis, site: str) -> Finding:
         found = f"{client.llen(site_queue(site))} messages wait in its queue"
     except NoPermissionError:
         found = f"Redis does not let {site} at its own queue"
-        advice = "ask the centre to add the site anew"
+        advice = "ask the centre for new credentials"
         return Finding(mark="warning", check="own work", found=found, advice=advice)
     return Finding(mark="ok", check="own work", found=found)
 

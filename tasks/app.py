@@ -9,7 +9,7 @@ import logging
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from celery import Celery
@@ -140,6 +140,17 @@ def _open(url: str, tls: dict[str, Any] | None) -> redis.Redis:
     except redis.RedisError as error:
         parts = urlsplit(url)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        if isinstance(error, redis.AuthenticationError):
+            who = unquote(parts.username or "") or "whoever gives no name"
+            raise Unavailable(
+                f"the Redis at {shown} does not let {who} in: the password is wrong, or the user was removed "
+                f"or renewed ({error})"
+            ) from error
+        if tls is not None and ("SSL" in str(error) or "TLS" in str(error) or "EOF" in str(error)):
+            raise Unavailable(
+                f"no encrypted connection to {shown}: one of the two certificates is not accepted by the "
+                f"other side, or has run out ({error})"
+            ) from error
         raise Unavailable(f"no Redis answers at {shown}: {error}") from error
     return client
 

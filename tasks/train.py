@@ -60,12 +60,20 @@ def hand_in(ledger: SiteLedger, experiment: str, lease: Lease, submission: Submi
     """
     while True:
         try:
-            ledger.submit(experiment, lease, submission)
-            return
+            counts = ledger.submit(experiment, lease, submission)
+            break
+        except redis.AuthenticationError:
+            raise  # this site is let in no more
         except (redis.ConnectionError, redis.TimeoutError) as error:
             logger.warning("%s %s: waits to be handed in: %s", experiment, submission.order, error)
             if presence.pause(RETRY_SECONDS):
                 raise
+    if counts and submission.delta is not None:
+        num_bytes = sum(len(leaf["data"]) for _, leaf in submission.delta)
+        told = "%s: order %s: trained on %d examples for %.1f s, and sent a change of %d bytes"
+        logger.info(
+            told, experiment, submission.order, submission.num_examples, submission.seconds, num_bytes
+        )
 
 
 def carry_out(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -> Submission:

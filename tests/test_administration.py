@@ -101,4 +101,4 @@ def test_a_worker_says_in_one_line_that_it_was_removed(tls_centre):
     done = run("worker", "--site", file)
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
-    assert line.endswith("invalid username-password pair or user is disabled.")
+    assert line.endswith("(invalid username-password pair or user is disabled.)")

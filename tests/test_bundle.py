@@ -88,7 +88,7 @@ def test_what_a_killed_process_left_of_a_bundle_is_replaced_and_private(tmp_path
     left = tmp_path / ".east.tar.gz.unfinished"
     left.write_bytes(b"half")
     left.chmod(0o644)
-    bundle.write(tmp_path / "east.tar.gz", "east", {"password": "x"})
+    bundle.write(tmp_path / "east.tar.gz", "east", {"password": "x"}, "here:1")
     (path,) = tmp_path.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as archive:

@@ -42,7 +42,6 @@ def test_a_centres_variables_are_this_user_this_image_and_this_port_on_this_mach
     deployment.write_centre(tmp_path, 7000)
     found = variables((tmp_path / ".env").read_text())
     assert found == {
-        "COMPOSE_PROJECT_NAME": "fedelta",
         "FEDELTA_IMAGE": f"fedelta:{version('fedelta')}",
         "FEDELTA_CENTRE": "./",
         "FEDELTA_USER": "10001:10001" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}",
@@ -65,20 +64,23 @@ def test_every_variable_that_is_written_is_one_that_the_compose_files_read(tmp_p
     read = set(re.findall(r"\$\{(\w+)", (tmp_path / "compose.yaml").read_text()))
     written = variables((tmp_path / ".env").read_text()).keys() - {"COMPOSE_PROJECT_NAME"}
     assert written <= read
-    files = deployment.site_files("east")
+    files = deployment.site_files("east", "here:1")
     read = set(re.findall(r"\$\{(\w+)", files["compose.yaml"]))
     assert variables(files[".env"]).keys() - {"COMPOSE_PROJECT_NAME"} <= read
 
 
 def test_two_hospitals_on_one_machine_are_two_projects():
     projects = {
-        variables(deployment.site_files(site)[".env"])["COMPOSE_PROJECT_NAME"] for site in ("east", "west")
+        variables(deployment.site_files(site, "here:1")[".env"])["COMPOSE_PROJECT_NAME"]
+        for site in ("east", "west")
     }
     assert projects == {"fedelta-east", "fedelta-west"}
 
 
 def test_no_hospitals_worker_listens_on_a_port():
-    assert not re.search(r"^\s*(ports|expose):", deployment.site_files("east")["compose.yaml"], re.MULTILINE)
+    assert not re.search(
+        r"^\s*(ports|expose):", deployment.site_files("east", "here:1")["compose.yaml"], re.MULTILINE
+    )
 
 
 def test_the_files_are_found_where_they_were_installed_or_missed(tmp_path, monkeypatch):
@@ -86,12 +88,15 @@ def test_the_files_are_found_where_they_were_installed_or_missed(tmp_path, monke
     installed = tmp_path / "share" / "fedelta" / "docker"
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     with pytest.raises(NotFound, match=re.escape(f"are not where they were installed: {installed}")):
-        deployment.site_files("east")
+        deployment.site_files("east", "here:1")
     shutil.copytree(DOCKER, installed)
-    assert deployment.site_files("east")["compose.yaml"] == (DOCKER / "site.compose.yaml").read_text()
+    assert (
+        deployment.site_files("east", "here:1")["compose.yaml"] == (DOCKER / "site.compose.yaml").read_text()
+    )
 
 
 def test_what_is_installed_is_every_file_that_is_copied():
     written = Path(REPOSITORY / "pyproject.toml").read_text()
-    assert '"share/fedelta/docker" = ["docker/compose.yaml", "docker/site.compose.yaml"]' in written
+    for name in ("compose.yaml", "site.compose.yaml", "site.README.txt"):
+        assert f'"docker/{name}"' in written
     assert '"share/fedelta/docker/monitoring" = ["docker/monitoring/*"]' in written
