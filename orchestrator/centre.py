@@ -255,7 +255,8 @@ def _server_pair(authority: Pair, host: str) -> Pair:
 def _address(centre: Centre) -> str:
     """Where hospitals find Redis."""
     written = connection.read_toml(centre.mark)
-    return f"{written['host']}:{written['port']}"
+    host = str(written["host"])
+    return f"[{host}]:{written['port']}" if ":" in host else f"{host}:{written['port']}"
 
 
 def _give_access(folder: Path, authority: Pair, user: str, address: str) -> str:

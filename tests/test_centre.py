@@ -7,6 +7,7 @@ import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -437,3 +438,29 @@ def test_a_renewed_centre_has_new_certificates_of_the_same_authority_and_works(o
     assert [whose for whose in paths if after[whose] == before[whose]] == ["the authority"]
     own_centre.start()
     assert all(own_centre.connect(role).ping() for role in ("admin", *centre.ROLES))
+
+
+# --- hosts and ports ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["http://x", "a b", "redis.example.org:6380", "", "-x", "x/y", "x\ny"])
+def test_what_is_no_host_is_refused_and_nothing_is_made(tmp_path, host):
+    with pytest.raises(SettingsError, match="--host: expected a host name or an IP address"):
+        centre.create(tmp_path / "centre", host=host)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_what_is_no_port_is_refused_and_nothing_is_made(tmp_path, port):
+    with pytest.raises(SettingsError, match=f"--port: expected 1 to 65535, got {port}"):
+        centre.create(tmp_path / "centre", host="fedelta.example.org", port=port)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["localhost", "fedelta.example.org", "10.1.2.3", "::1", "fd00::1"])
+def test_names_and_addresses_are_hosts(tmp_path, host):
+    made = centre.create(tmp_path / "centre", host=host, uses_docker=False)
+    centre.add_site(made, "east")
+    with tarfile.open(made.bundle("east")) as archive:
+        archive.extractall(tmp_path, filter="tar")
+    assert urlsplit(connection.read(tmp_path / "east" / "site.toml").url).hostname == host

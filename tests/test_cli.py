@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator import cli, results
+from orchestrator import cli, commands, results
+from tasks.bell import Call
+from tasks.site_ledger import SiteLedger
 from tests.conftest import make_spec
 from workers import errors
 
@@ -366,3 +368,11 @@ def test_a_worker_of_a_site_with_an_impossible_name_is_refused(fedelta):
     assert failure(done) == (
         "fedelta: site expected lower-case letters, digits and hyphens, at most 63, got 'South Park'"
     )
+
+
+def test_sites_that_nobody_has_seen_are_named_when_an_experiment_is_submitted(client, capsys):
+    SiteLedger(client).announce(["lakeside"], "fedelta 0.1.0", Call(kind="here"))
+    commands._name_strangers(["lakeside", "laekside"])
+    assert "no worker of laekside was ever seen" in capsys.readouterr().err
+    commands._name_strangers(["lakeside"])
+    assert capsys.readouterr().err == ""

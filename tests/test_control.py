@@ -122,3 +122,9 @@ def test_a_name_that_is_taken_is_told_and_its_experiment_left_alone(client, tmp_
     before = progress.read(client, "two-hospitals").head
     assert not submit_run(run)
     assert progress.read(client, "two-hospitals").head == before
+
+
+def test_what_is_finished_already_is_not_stopped(client):
+    Ledger(client).create("trial", make_spec(), zeros())
+    assert control.stop(client, "trial") is True
+    assert control.stop(client, "trial") is False
