@@ -62,12 +62,20 @@ def line(progress: Progress) -> str:
     if progress.metrics:
         scored = progress.metrics[-1]
         shown = [f"{name} {value:.4f}" for name, value in scored.metrics.items() if value is not None]
-        parts += [f"{', '.join(shown)} at version {scored.version}"] if shown else []
+        parts += [f"{', '.join(shown)} at version {scored.version}{of_sites(progress)}"] if shown else []
     parts.append(f"{_rate(progress):.1f} updates/s")
     if head.refused or head.resent:
         parts.append(f"{head.refused} refused, {head.resent} sent again")
     parts += missing(progress)
     return "  ".join(parts)
+
+
+def of_sites(progress: Progress) -> str:
+    """That the newest scores are not of all sites, whose mean would be another; nothing if they are."""
+    scored, num_sites = progress.metrics[-1:], len(progress.sites)
+    if not scored or scored[0].num_sites >= num_sites:
+        return ""
+    return f" (mean over {scored[0].num_sites} of {num_sites} sites)"
 
 
 def table(progress: Progress) -> RenderableType:
@@ -86,6 +94,8 @@ def table(progress: Progress) -> RenderableType:
         if values:
             style = "bold" if name == experiment.watched_metric else ""
             summary.add_row(Text(name, style=style), Text(f"{values[-1]:.4f}", style=style), trend(values))
+    if partial := of_sites(progress):
+        summary.add_row("scores", Text(partial.strip(" ()"), style="red"))
     summary.add_row("refused", f"{head.refused}", f"{head.resent} sent again")
     for text in missing(progress):
         summary.add_row(Text("missing", style="red"), Text(text, style="red"))

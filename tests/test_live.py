@@ -284,3 +284,12 @@ def test_who_is_missing_is_named_after_a_few_seconds():
     assert live.missing(progress_of(seconds=10, sites=sites, phase="finished")) == []
     assert "no worker of b, c" in live.line(progress_of(seconds=10, sites=sites))
     assert "no worker of b, c" in shown(live.table(progress_of(seconds=10, sites=sites)))
+
+
+def test_a_mean_that_is_not_over_all_sites_says_so():
+    metrics = (score(3, mse=0.25, r2=0.5),)  # over three
+    of_three, of_four = ([site(name) for name in names] for names in ("abc", "abcd"))
+    assert "at version 3 (mean over 3 of 4 sites)" in live.line(progress_of(metrics=metrics, sites=of_four))
+    assert "mean over 3 of 4 sites" in shown(live.table(progress_of(metrics=metrics, sites=of_four)))
+    assert "mean over" not in live.line(progress_of(metrics=metrics, sites=of_three))
+    assert "mean over" not in shown(live.table(progress_of(metrics=metrics, sites=of_three)))
