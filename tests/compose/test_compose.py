@@ -159,6 +159,7 @@ def test_a_hospitals_bundle_is_all_that_it_needs(demo: Demo, tmp_path):
     (tmp_path / "newcomer.tar.gz").write_bytes(base64.b64decode(command(*show, "/sites/newcomer.tar.gz")))
     command("tar", "-xzf", "newcomer.tar.gz", cwd=tmp_path)
     folder = tmp_path / "newcomer"
+    command("chown", "-R", "1234:1234", folder)  # as if a user of that number had unpacked it
     with (folder / ".env").open("a") as file:
         file.write(f"FEDELTA_USER={folder.stat().st_uid}:{folder.stat().st_gid}\n")
     network = f"{demo.project}_hospitals"
@@ -185,7 +186,9 @@ def test_a_centre_of_ones_own_starts_from_its_folder(demo: Demo, tmp_path):
     folder, port = tmp_path / "centre", free_port()
     fedelta = (sys.executable, "-m", "orchestrator")
     command(*fedelta, "init-centre", folder, "--host", "localhost", "--port", port, cwd=REPOSITORY)
+    command("chown", "-R", "1234:1234", folder)  # as if a user of that number had made it
     own = {"COMPOSE_PROJECT_NAME": f"{demo.project}-own", "FEDELTA_IMAGE": demo.image}
+    own |= {"FEDELTA_USER": "1234:1234"}
     own |= {"FEDELTA_PORT": str(port), "FEDELTA_FLOWER_PORT": str(free_port())}
     at_home = {name: value for name, value in demo.environment.items() if not name.startswith("FEDELTA_")}
     program = shlex.split(os.environ.get("COMPOSE", "docker-compose"))
