@@ -456,3 +456,15 @@ def test_a_doctors_json_is_the_findings_and_nothing_else(hospital):
     assert access.site_user(hospital.name) in done.stdout
     password = connection.read_text(hospital / "password").strip()
     assert password not in done.stdout + done.stderr
+
+
+def test_what_every_client_says_of_itself_is_no_denial_to_tell_of():
+    entry = {
+        "reason": "command",
+        "object": "client|setinfo",
+        "count": 7,
+        "username": "site.a",
+        "client-info": {},
+    }
+    (found,) = rights.of_denials([entry], ["site.a"])
+    assert (found.mark, found.found) == ("ok", "nothing was refused to anybody lately")
