@@ -14,7 +14,7 @@ Command: TypeAlias = tuple[str, ...]
 Categories: TypeAlias = Mapping[str, Sequence[str]]  # by category of commands, those in it
 
 EXPERIMENT = "spot-check"  # need not exist: a rule is about names
-# What Redis's clients say of themselves when they connect, from Redis 7.2 on; 7.0 takes no rule that names it.
+# What clients say of themselves when they connect to Redis 7.2 or newer; 7.0 takes no rule that names it.
 HARMLESS = ("client|setinfo",)
 # What a rule begins with, and Redis's listing therefore has or has not.
 _SILENT = {"user", "resetpass", "resetchannels", "resetkeys", "sanitize-payload"}
