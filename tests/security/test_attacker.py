@@ -1,8 +1,6 @@
 """An attacker with the credentials of hospital `a` tries everything; `a`'s own worker still works."""
 
-import base64
 import itertools
-import json
 import os
 import shlex
 import socket
@@ -10,8 +8,6 @@ import subprocess
 import sys
 import threading
 
-import msgpack
-import numpy as np
 import pytest
 import redis
 from pydantic import TypeAdapter, ValidationError
@@ -20,33 +16,29 @@ from redis.exceptions import AuthenticationError, ExecAbortError, NoPermissionEr
 from redis.retry import Retry
 
 from orchestrator import access, children
-from tasks import aggregate, codec, collect, keys, ledger, messages, progress, supervise
+from tasks import aggregate, keys, progress
 from tasks.app import COORDINATOR_QUEUE, site_queue
 from tasks.bell import Call
 from tasks.dispatch import follow
-from tasks.messages import Submission
-from tasks.reception import Reception
-from tasks.site_ledger import LEASE, SiteLedger
+from tasks.site_ledger import SiteLedger
 from tests.conftest import constant, submit
 from tests.machine import wait_until
 from tests.security.conftest import SITES, TESTER, acting_as, begin
+from tests.security.trial import (
+    ATTACKER,
+    CENTRAL,
+    HOSTILE_CALLS,
+    MINE,
+    SHARED,
+    as_people_look,
+    belongings,
+    everything,
+    hospital,
+)
 from workers.errors import SettingsError
 from workers.spec import Name
 
-ATTACKER, OTHERS = "site.a", ("ab", "b")
-
-# What there is, by key or channel: the coordinator's ...
-CENTRAL = {
-    **{kind: getattr(keys, kind)("trial") for kind in ("head", "sites", "memory")},
-    **{kind: getattr(keys, kind)("trial") for kind in ("history", "metrics", "events")},
-    "experiments": keys.EXPERIMENTS,
-    "running": keys.RUNNING,
-    "coordinator": keys.COORDINATOR,
-    "queue": COORDINATOR_QUEUE,
-}
-# ... what every site may use in one way ...
-SHARED = {"spec": keys.spec("trial"), "model": keys.model("trial", 0), "inbox": keys.inbox("trial")}
-# ... what Celery would use by default, and the channels:
+# What Celery would use by default, and the channels.
 CELERY = [
     *("unacked", "unacked_index", "unacked_mutex", "_kombu.binding.celeryev", "_kombu.binding.coordinator"),
     *("_kombu.binding.celery.pidbox", "_kombu.binding.site.a", "/0.celery.pidbox", "/0.celeryev"),
@@ -55,15 +47,6 @@ CELERY = [
 CHANNELS = [*map(keys.bell, ("a", "ab", "b", "*")), "fedelta:bell", keys.WORK]
 
 
-def belongings(site):
-    """A site's keys, queue and channel, by what they are."""
-    in_trial = {
-        kind: getattr(keys, kind)("trial", site) for kind in ("order", "lease", "delta", "evaluations")
-    }
-    return {**in_trial, "announcement": keys.site(site), "queue": site_queue(site), "bell": keys.bell(site)}
-
-
-MINE = belongings("a")
 PLACES = [
     *(place for site in SITES for place in belongings(site).values()),
     *CENTRAL.values(),
@@ -103,12 +86,6 @@ def attacker(trial):
     """Tries a command as hospital `a`, on a connection of its own."""
     with redis.Redis.from_url(trial.url(ATTACKER)) as client:
         yield client
-
-
-def everything(guarded):
-    """All that the server holds, by key."""
-    tester = guarded.connect(TESTER)
-    return {key: tester.dump(key) for key in tester.keys("*")}
 
 
 # --- single commands ---------------------------------------------------------------------------------------
@@ -514,340 +491,6 @@ def test_a_hospital_has_the_first_database_only(trial, database):
     url = trial.url(ATTACKER).removesuffix("0") + str(database)
     with redis.Redis.from_url(url) as client, pytest.raises(NoPermissionError):
         client.get(keys.spec("trial"))
-
-
-# --- what a hospital can write is only read as data --------------------------------------------------------
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The ledger's clock, to be moved by hand."""
-    time = {"now": 1000.0}
-    monkeypatch.setattr(ledger, "_now", lambda _pipe: time["now"])
-    return time
-
-
-def packed(**fields):
-    return msgpack.packb({"v": 1, **fields})
-
-
-def a_delta(value=1.0, **changes):
-    """A submission of `a`'s as its worker would make it, but for the changes."""
-    good = Submission(order="a/1", delta=codec.pack_tree(constant(value)), num_examples=10)
-    return packed(**{**{name: getattr(good, name) for name in ("order", "delta", "num_examples")}, **changes})
-
-
-def tree(**leaf):
-    data = {"dtype": "float32", "shape": [1, 1], "encoding": "raw", "data": b"\0" * 4, **leaf}
-    return [["weight", data], ["bias", {**data, "shape": [1]}]]
-
-
-NESTED = b"\x91" * 2000 + b"\xc0"
-HOSTILE_BYTES = {
-    "nothing": b"",
-    "a number": b"\x01",
-    "no msgpack": b"\xc1",
-    "text": b"{}",
-    "cut off": a_delta()[:-3],
-    "more than a message": a_delta() + b"\0",
-    "deep": NESTED,
-    "a list said to be long": b"\xdd\xff\xff\xff\xff",
-    "a map said to be long": b"\xdf\xff\xff\xff\xff",
-    "an extension": b"\xc7\x01\x05\x00",
-    "a timestamp": b"\x81\xa1v\xd6\xff\0\0\0\0",
-    "keys that are no text": msgpack.packb({1: 1, "v": 1}),
-    "no UTF-8": b"\x82\xa1v\x01\xa5order\xa2\xff\xfe",
-    "another format": msgpack.packb({"v": 2}),
-    "true for one": msgpack.packb({"v": True}),
-    "an unknown field": packed(evil=1),
-    "the name of Python's own argument": packed(self=1),
-    "the name of pydantic's own argument": packed(__dataclass_self__=1),
-    "a class": packed(__class__="x"),
-    "megabytes": bytes(3_000_000),
-}
-HOSTILE_DELTAS = {
-    **HOSTILE_BYTES,
-    "another site's order": a_delta(order="ab/1"),
-    "an order to come": a_delta(order="a/2"),
-    "an order that is no order": a_delta(order="a/1/../ab/1"),
-    "no examples": a_delta(num_examples=0),
-    "fewer than no examples": a_delta(num_examples=-1),
-    "too many examples": a_delta(num_examples=2**53),
-    "true examples": a_delta(num_examples=True),
-    "examples as text": a_delta(num_examples="10"),
-    "a loss that is no number": a_delta(loss=float("nan")),
-    "an infinite time": a_delta(seconds=float("inf")),
-    "a negative time": a_delta(started=-1.0),
-    "not finite": a_delta(delta=codec.pack_tree(constant(np.nan))),
-    "beyond all bounds": a_delta(delta=codec.pack_tree(constant(1e30))),
-    "no leaves": a_delta(delta=[]),
-    "a leaf twice": a_delta(delta=tree() + tree()),
-    "leaves that are no pairs": a_delta(delta=[[]]),
-    "objects": a_delta(delta=tree(dtype="object")),
-    "a dtype with fields": a_delta(delta=tree(dtype="<f4,<f4")),
-    "a pickle": a_delta(delta=tree(encoding="pickle", data=b"cos\nsystem\n(S'id'\ntR.")),
-    "a shape of terabytes": a_delta(delta=tree(shape=[2**39, 2**39])),
-    "a shape of nothing, and much of it": a_delta(delta=tree(shape=[0, 2**39, 2**39], data=b"")),
-    "a negative shape": a_delta(delta=tree(shape=[-1, -1])),
-    "an error with a page": a_delta(
-        delta=None, error="<script>alert(1)</script>\x1b[2J\n2026 INFO all is well"
-    ),
-    "an error too long": a_delta(delta=None, error="x" * 501),
-}
-
-
-def hospital(guarded, site):
-    return guarded.connect(access.site_user(site))
-
-
-def applied(coordinator):
-    return [row.site for row in progress.history(coordinator, "trial")]
-
-
-def as_people_look(guarded, name="trial"):
-    """What everybody who only looks would read: it must not fail either."""
-    operator = guarded.connect(access.OPERATOR)
-    progress.read(operator, name)
-    for rows in (progress.history, progress.metrics, progress.events):
-        list(rows(operator, name))
-    for site in SITES:
-        list(progress.evaluations(operator, name, site))
-
-
-@pytest.mark.parametrize("stored", HOSTILE_DELTAS.values(), ids=HOSTILE_DELTAS.keys())
-def test_a_hostile_delta_is_not_applied_and_the_others_are(trial, coordinator, stored):
-    hospital(trial, "a").set(MINE["delta"], stored)
-    hospital(trial, "a").rpush(SHARED["inbox"], "a")
-    submit(hospital(trial, "ab"), "ab/1", constant(1.0))
-    aggregate.aggregate("trial")
-    submit(hospital(trial, "b"), "b/1", constant(1.0))
-    aggregate.aggregate("trial")
-    supervise.supervise()
-    assert applied(coordinator) == ["ab", "b"]
-    assert coordinator.llen(COORDINATOR_QUEUE) == 0 == len(coordinator.lrange(SHARED["inbox"], 0, -1))
-    as_people_look(trial)
-
-
-def test_extreme_but_valid_submissions_leave_the_model_finite(trial, coordinator):
-    extreme = {"num_examples": 2**53 - 1, "bytes_down": 2**53 - 1, "loss": 1e30, "seconds": 1e9}
-    for number in range(1, 4):
-        submission = a_delta(1e18, order=f"a/{number}", started=1e11, **extreme)
-        hospital(trial, "a").set(MINE["delta"], submission)
-        hospital(trial, "a").rpush(SHARED["inbox"], "a")
-        submit(hospital(trial, "b"), f"b/{number}", constant(1.0))
-        aggregate.aggregate("trial")
-    assert applied(coordinator) == ["a", "b"] * 3
-    model = progress.model(coordinator, "trial", 6)
-    assert all(np.isfinite(leaf).all() for leaf in model.values())
-    as_people_look(trial)
-
-
-def test_a_hospital_that_names_others_in_the_inbox_changes_nothing_for_them(trial, coordinator):
-    before = everything(trial)
-    hospital(trial, "a").rpush(
-        SHARED["inbox"], "b", "ab", "b", "nobody", "", "b/1", b"\xff\xfe", "*", "a" * 10_000
-    )
-    aggregate.aggregate("trial")
-    assert applied(coordinator) == []
-    assert {key for key, value in everything(trial).items() if before.get(key) != value} <= {
-        CENTRAL["head"].encode(),
-        CENTRAL["memory"].encode(),
-    }
-    submit(hospital(trial, "b"), "b/1", constant(1.0))
-    aggregate.aggregate("trial")
-    assert applied(coordinator) == ["b"]
-    assert progress.read(coordinator, "trial").head.refused == 0
-
-
-def test_an_inbox_with_a_hundred_thousand_entries_is_worked_off(trial, coordinator):
-    with hospital(trial, "a").pipeline(transaction=False) as pipe:
-        for _ in range(100):
-            pipe.rpush(SHARED["inbox"], *["ab", b"\xff"] * 500)
-        pipe.execute()
-    submit(hospital(trial, "b"), "b/1", constant(1.0))
-    turns = 0
-    while coordinator.exists(SHARED["inbox"]):
-        aggregate.aggregate("trial")
-        turns += 1
-        assert turns <= 101
-    assert applied(coordinator) == ["b"]
-
-
-def score(**changes):
-    return packed(**{"time": 0.0, "version": 0, "num_examples": 10, "metrics": {"mse": 1.0}, **changes})
-
-
-HOSTILE_SCORES = {
-    **{kind: {"row": stored} for kind, stored in HOSTILE_BYTES.items()},
-    "no row": {"evil": b"x"},
-    "a row beside another": {b"\xff": b"\xff", "x": score()},
-    "another version": {"row": score(version=7)},
-    "a negative version": {"row": score(version=-1)},
-    "more examples than there are numbers": {"row": score(num_examples=2**53)},
-    "no examples": {"row": score(num_examples=0)},
-    "a score beyond all bounds": {"row": score(metrics={"mse": 1e31})},
-    "a score that is no number": {"row": score(metrics={"mse": float("nan")})},
-    "a score as text": {"row": score(metrics={"mse": "0.0"})},
-    "too many scores": {"row": score(metrics={str(number): 0.0 for number in range(33)})},
-}
-
-
-@pytest.mark.parametrize("fields", HOSTILE_SCORES.values(), ids=HOSTILE_SCORES.keys())
-def test_a_hostile_score_counts_as_none_and_the_others_count(trial, coordinator, clock, fields):
-    begun = progress.read(coordinator, "trial").head.evaluating_since
-    clock["now"] = begun + 1
-    hospital(trial, "a").xadd(MINE["evaluations"], fields)
-    for site, mse in (("ab", 1.0), ("b", 3.0)):
-        SiteLedger(hospital(trial, site)).put_evaluation("trial", site, 0, 10, {"mse": mse, "r2": None})
-    collect.collect("trial")
-    assert list(progress.metrics(coordinator, "trial")) == []  # `a` may still answer
-    clock["now"] = begun + collect.GIVE_UP_SECONDS + 1
-    collect.collect("trial")
-    (row,) = progress.metrics(coordinator, "trial")
-    assert (row.num_sites, row.metrics) == (2, {"mse": 2.0, "r2": None})
-
-
-@pytest.mark.parametrize("fields", HOSTILE_SCORES.values(), ids=HOSTILE_SCORES.keys())
-def test_a_hostile_score_keeps_nobody_from_reading_the_others(trial, fields):
-    hospital(trial, "a").xadd(MINE["evaluations"], fields)
-    as_people_look(trial)
-
-
-def test_a_hospitals_absurd_score_is_a_number_and_names_no_metric_of_its_own(trial, coordinator):
-    absurd = score(num_examples=2**53 - 1, metrics={"mse": 1e30, "<script>": 1.0, "r2": None})
-    hospital(trial, "a").xadd(MINE["evaluations"], {"row": absurd})
-    for site in OTHERS:
-        SiteLedger(hospital(trial, site)).put_evaluation("trial", site, 0, 10, {"mse": 1.0, "r2": 0.5})
-    collect.collect("trial")
-    (row,) = progress.metrics(coordinator, "trial")
-    assert (sorted(row.metrics), row.metrics["r2"]) == (["mse", "r2"], 0.5)
-    assert np.isfinite(row.metrics["mse"])
-    as_people_look(trial)
-
-
-HOSTILE_LEASES = {
-    **HOSTILE_BYTES,
-    "another site's order": b"ab/1 holder",
-    "an order of its own, for ever": b"a/1 holder",
-    "a holder that is no text": b"a/1 \xff\xfe\n\x1b[2J",
-    "a long holder": b"a/1 " + b"x" * 100_000,
-    "a future order": b"a/999999999999999999999 x",
-}
-
-
-@pytest.mark.parametrize("stored", HOSTILE_LEASES.values(), ids=HOSTILE_LEASES.keys())
-def test_a_hostile_lease_or_announcement_holds_up_nobody_else(trial, coordinator, clock, stored):
-    hospital(trial, "a").set(MINE["lease"], stored)
-    hospital(trial, "a").set(MINE["announcement"], stored)
-    hospital(trial, "a").set(MINE["delta"], stored)
-    for site in SITES:
-        hospital(trial, site).brpop(site_queue(site), timeout=1)
-        hospital(trial, site).brpop(site_queue(site), timeout=1)
-    clock["now"] = progress.read(coordinator, "trial").now + LEASE + 1
-    supervise.supervise()
-    supervise.welcome("a", "\n* evil")
-    found = {site.name: site.record for site in progress.read(coordinator, "trial").sites}
-    assert [found[site].attempt for site in OTHERS] == [2, 2]
-    assert {site: coordinator.llen(site_queue(site)) for site in OTHERS} == {
-        "ab": 2,
-        "b": 2,
-    }  # order and score
-    as_people_look(trial)
-
-
-def test_an_announcement_from_the_future_does_not_hold_up_an_evaluation_for_ever(trial, coordinator, clock):
-    hospital(trial, "a").set(MINE["announcement"], packed(seen=1e300, software="\x1b[2J" * 40))
-    for site in OTHERS:
-        SiteLedger(hospital(trial, site)).put_evaluation("trial", site, 0, 10, {"mse": 1.0})
-    clock["now"] = progress.read(coordinator, "trial").now + collect.GIVE_UP_SECONDS + 1
-    collect.collect("trial")
-    assert len(list(progress.metrics(coordinator, "trial"))) == 1
-    as_people_look(trial)
-
-
-# --- bells -------------------------------------------------------------------------------------------------
-
-
-HOSTILE_CALLS = [
-    *HOSTILE_BYTES.values(),
-    packed(kind="run"),
-    packed(kind="submitted", experiment="other"),
-    packed(kind="submitted", experiment="x" * 64),
-    packed(kind="submitted", experiment="trial", number=2**53),
-    packed(kind="submitted", experiment="trial", seconds=float("nan")),
-    packed(kind="started", holder="x" * 65),
-    packed(kind=["submitted"], experiment={"trial": 1}),
-]
-
-
-def sent(guarded):
-    """The tasks in the coordinator's queue, by name and arguments, oldest first."""
-    stored = guarded.connect(TESTER).lrange(COORDINATOR_QUEUE, 0, -1)[::-1]
-    bodies = [message_of(entry) for entry in stored]
-    return [(task, arguments) for task, arguments in bodies]
-
-
-def message_of(entry):
-    message = json.loads(entry)
-    _, arguments, _ = msgpack.unpackb(base64.b64decode(message["body"]))
-    return message["headers"]["task"], arguments
-
-
-@pytest.mark.parametrize("kind", ["here", "taken", "gone"])
-def test_a_call_that_asks_for_nothing_sends_nothing(trial, coordinator, kind):
-    Reception().answer(coordinator, "a", Call(kind=kind, experiment="trial"))
-    assert sent(trial) == []
-
-
-def test_a_call_makes_the_centre_look_at_what_runs_and_no_more(trial, coordinator):
-    reception = Reception()
-    for kind in ("submitted", "scored"):
-        for experiment in ("other", "", "trial", "trial", "trial"):
-            reception.answer(coordinator, "a", Call(kind=kind, experiment=experiment))
-    for _ in range(100):
-        reception.answer(coordinator, "a", Call(kind="started", holder="0" * 64))
-    assert sent(trial) == [
-        ("aggregate", {"experiment": "trial"}),
-        ("collect", {"experiment": "trial"}),
-        ("welcome", {"site": "a", "holder": "0" * 64}),  # of the site whose channel it was
-    ]
-
-
-def test_a_call_about_another_hospitals_work_finds_nothing_to_do(trial, coordinator):
-    before = {key: value for key, value in everything(trial).items() if b"trial" in key}
-    reception = Reception()
-    reception.answer(coordinator, "a", Call(kind="submitted", experiment="trial", number=1))
-    reception.answer(coordinator, "a", Call(kind="scored", experiment="trial", number=0))
-    aggregate.aggregate("trial")
-    collect.collect("trial")
-    assert {key: value for key, value in everything(trial).items() if b"trial" in key} == before
-
-
-def test_a_hospital_that_starts_again_and_again_is_ordered_again_and_the_others_are_not(trial, coordinator):
-    taken = SiteLedger(hospital(trial, "ab")).take("trial", "ab/1", "worker")
-    SiteLedger(hospital(trial, "a")).take("trial", "a/1", "first")
-    for number in range(20):
-        supervise.welcome("a", f"{number:x}")
-    found = {site.name: site.record for site in progress.read(coordinator, "trial").sites}
-    assert [found[site].attempt for site in OTHERS] == [1, 1]
-    assert SiteLedger(hospital(trial, "ab")).renew(taken.lease)
-
-
-def test_hostile_calls_do_not_make_the_coordinator_deaf(trial, coordinator):
-    tester, reception = trial.connect(TESTER), Reception()
-    reception.start()
-    try:
-        wait_until(lambda: tester.pubsub_numpat() == 1)
-        for data in (*HOSTILE_CALLS, messages.encode(Call(kind="submitted", experiment="other"))):
-            hospital(trial, "a").publish(MINE["bell"], data)
-        hospital(trial, "b").publish(
-            keys.bell("b"), messages.encode(Call(kind="submitted", experiment="trial"))
-        )
-        wait_until(lambda: sent(trial))
-    finally:
-        reception.stop()
-        wait_until(lambda: tester.pubsub_numpat() == 0)
-    assert sent(trial) == [("aggregate", {"experiment": "trial"})]
 
 
 # --- real processes ----------------------------------------------------------------------------------------
