@@ -44,7 +44,10 @@ def site_name(file: Path) -> str:
     name = connection.read_toml(file).get("name")
     if not isinstance(name, str):
         raise SettingsError(f"{file}: name: expected the site's name")
-    access.check_site(name)
+    try:
+        access.check_site(name)
+    except SettingsError as error:
+        raise SettingsError(f"{file}: name: {error}") from error
     return name
 
 

@@ -6,7 +6,6 @@ Sites use `site_ledger`, people look through `progress`; `keys` explains every k
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from socket import gethostname
 
 import redis
 
@@ -234,9 +233,9 @@ class Ledger:
                 return None
         return new
 
-    def announce_coordinator(self) -> None:
-        """Say that a coordinator lives."""
-        self._redis.set(keys.COORDINATOR, f"coordinator@{gethostname()}", ex=PRESENCE)
+    def announce_coordinator(self, name: str) -> None:
+        """Say that the coordinator of this name lives."""
+        self._redis.set(keys.COORDINATOR, name, ex=PRESENCE)
 
     def names(self) -> list[str]:
         """All experiments."""

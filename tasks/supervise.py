@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from tasks import dispatch, health, state
+from tasks import dispatch, health, state, work
 from tasks.aggregate import aggregate
 from tasks.app import SUPERVISE_EVERY, app, connect, site_queue
 from tasks.collect import collect
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 def supervise() -> None:
     """Look after every experiment that runs."""
     ledger = Ledger(connect())
-    ledger.announce_coordinator()
+    ledger.announce_coordinator(work.NAME)
     health.say_so()
     for experiment in ledger.running():
         try:

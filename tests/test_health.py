@@ -4,8 +4,6 @@ import time
 import pytest
 
 from tasks import health, supervise
-from tasks.app import app
-from tasks.beat import LivingScheduler
 
 
 @pytest.fixture
@@ -50,12 +48,3 @@ def test_a_file_that_cannot_be_touched_is_worth_a_line_and_stops_nothing(tmp_pat
 def test_a_coordinator_says_so_when_it_looks_after_its_experiments(client, alive):
     supervise.supervise()
     assert is_fresh(alive)
-
-
-def test_a_clock_of_its_own_says_so_when_it_has_sent_what_is_due(client, alive):
-    scheduler = LivingScheduler(app, lazy=True)
-    scheduler.setup_schedule()
-    assert not is_fresh(alive)
-    scheduler.apply_async(scheduler.schedule["supervise"], advance=False)
-    assert is_fresh(alive)
-    assert client.llen("coordinator") == 1
