@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 825
-CLOCK_SKEW = datetime.timedelta(hours=1)  # that the clocks of a centre and a hospital may differ
+CLOCK_SKEW = datetime.timedelta(days=1)  # that the clocks of a centre and a hospital may differ
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ def coordinator() -> list[str]:
 
 def beat() -> list[str]:
     """Command line of a clock apart from the coordinator's process."""
-    scheduler = ("--scheduler", "tasks.beat:LivingScheduler", "--loglevel", "INFO")
+    scheduler = ("--scheduler", "tasks.beat:Clock", "--loglevel", "INFO")
     return [*_celery_app("tasks.app"), "beat", *scheduler]
 
 
@@ -73,7 +73,8 @@ def _mortal() -> list[str]:
 
 
 def _celery(module: str, queues: str, pool: str, concurrency: int, hostname: str) -> list[str]:
-    # Workers have nothing to tell each other, and announce themselves in the ledger.
+    # Workers have nothing to tell each other (gossip), to ask of each other when they start (mingle), or to
+    # say on a channel of Celery's (heartbeat): they announce themselves in the ledger.
     options = f"--pool {pool} --concurrency {concurrency} --loglevel INFO"
     options += " --without-gossip --without-mingle --without-heartbeat"
     return [

@@ -115,6 +115,33 @@ def report(name: Name) -> None:
 
 
 @app.command()
+def export(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="The file to write, such as study.zip.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Write an experiment, as it is now, into a file that `import` takes in elsewhere.
+
+    In the file are the model, what the strategy remembers, counts, history, metrics, events and scores; no
+    order, no credentials and no examples. An experiment that runs goes on here, and is stopped in the file.
+    """
+    commands.export(name, file, as_json=json)
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="The file that `export` wrote.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Take in an experiment that `export` wrote; nothing trains until `resume`.
+
+    Without FEDELTA_BROKER_URL it becomes a run on this machine; with it, it goes into the ledger there. What
+    is there already is never overwritten, and a damaged file changes nothing.
+    """
+    commands.import_(file, as_json=json)
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="runs/<name>/model.safetensors", show_default=False)],
     file: Annotated[Path, typer.Argument(help="A CSV file with the model's features.", show_default=False)],
@@ -224,8 +251,18 @@ def main() -> None:
     """The `fedelta` command: an error is one message and an exit code."""
     try:
         app()
-    except FedeltaError as error:
+    except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        print(f"fedelta: {error}", file=sys.stderr)
-        sys.exit(EXIT_CODES.get(type(error), 1))
+        if isinstance(error, FedeltaError):
+            print(f"fedelta: {error}", file=sys.stderr)
+            sys.exit(EXIT_CODES.get(type(error), 1))
+        if _is_of_redis(error):  # it is full, or went away meanwhile
+            print(f"fedelta: Redis does not do what it is asked: {error}", file=sys.stderr)
+            sys.exit(EXIT_CODES[Unavailable])
+        raise
+
+
+def _is_of_redis(error: Exception) -> bool:
+    client = sys.modules.get("redis")  # nobody else can have raised one of its errors
+    return client is not None and isinstance(error, client.RedisError)

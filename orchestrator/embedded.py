@@ -8,6 +8,7 @@ same folder, it goes on from the data of its Redis.
 """
 
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -25,14 +26,17 @@ from orchestrator.runs import Run
 from tasks import environment
 from workers.errors import FedeltaError, Unavailable
 
-outcome = lazily("orchestrator.outcome")  # loaded when the processes have been started
+# Loaded when the processes have been started.
+outcome = lazily("orchestrator.outcome")
+submission = lazily("orchestrator.submit")
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
+KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # somebody else's doing, however often
 QUICK_DEATHS = 5  # in a row, each within `QUICK_SECONDS` of its start, before the host gives up
 QUICK_SECONDS = 10.0
-SUBMIT_SECONDS = 60.0  # for the command that started the host to submit the experiment
+SUBMIT_SECONDS = 20.0  # for the command that started the host to submit the experiment
 GRACE_SECONDS = 3.0  # for a process to end by itself
 
 
@@ -57,7 +61,8 @@ class Child:
         if status is None:
             return
         lived = time.monotonic() - self._begun
-        self._quick_deaths = self._quick_deaths + 1 if lived < QUICK_SECONDS else 0
+        is_quick = lived < QUICK_SECONDS and status not in KILLED
+        self._quick_deaths = self._quick_deaths + 1 if is_quick else 0
         if self._quick_deaths >= QUICK_DEATHS:
             raise Unavailable(f"the {self.name} ended {QUICK_DEATHS} times right after its start")
         logger.warning("the %s ended with status %s after %.1f s: started again", self.name, status, lived)
@@ -66,7 +71,9 @@ class Child:
 
 
 def host(run: Run, *, is_resumed: bool) -> None:
-    """Host the run until its experiment, which the command line submits, is finished.
+    """Host the run until its experiment is finished.
+
+    The command line submits it, having loaded its data meanwhile; if it dies before, we do.
 
     Raises:
         FedeltaError: the experiment cannot be submitted, or a process does not live.
@@ -85,10 +92,10 @@ def host(run: Run, *, is_resumed: bool) -> None:
             living.append(Child(name, _starting(command, run.logs / f"{name}.log")))
         if is_resumed:
             outcome.resume(run)
-        deadline = time.monotonic() + SUBMIT_SECONDS
+        launcher, deadline = os.getppid(), time.monotonic() + SUBMIT_SECONDS
         while (phase := outcome.phase(run)) != "finished":
-            if phase == "" and time.monotonic() > deadline:
-                raise Unavailable(f"no experiment was submitted within {SUBMIT_SECONDS} s")
+            if phase == "" and (os.getppid() != launcher or time.monotonic() > deadline):
+                submission.submit(run)
             for child in living:
                 child.revive()
             time.sleep(POLL_SECONDS)

@@ -10,17 +10,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator import faults, roster
+from orchestrator.clock import Clock
 from orchestrator.watching import Show
-from tasks.ledger import PRESENCE
-from tasks.messages import HistoryRow
-from tasks.progress import Progress, SiteProgress
+from tasks.messages import Event, HistoryRow
+from tasks.progress import Progress
+from tasks.state import Head
 from workers.spec import Stop
 
 BARS = "▁▂▃▄▅▆▇█"
 TREND_LENGTH = 24  # characters
 WIDTH = 84  # characters
 RATE_SECONDS = 10.0  # over which the updates per second are counted
-MISSING_SECONDS = 5.0  # after the start, before anybody is called missing
+NUM_FAULTS = 5  # of the newest, below the sites
+MAX_SITE_WIDTH = 24  # characters, there
 LINE_SECONDS = 2.0  # between plain lines, if nothing was scored meanwhile
 
 
@@ -35,22 +38,36 @@ def view(console: Console) -> Iterator[Show]:
 
 
 class PlainLines:
-    """A line whenever the model has been scored, or every other second."""
+    """A line whenever the model has been scored, or every other second; and one for each fault."""
 
     def __init__(self, console: Console) -> None:
         """Nothing shown yet."""
         self._console = console
+        self._noted: frozenset[Event] | None = None
         self._last_seconds = float("-inf")
         self._last_version = -1
 
     def __call__(self, progress: Progress) -> None:
         """Show what is new."""
+        self._show_faults(progress)
         scored = progress.head.evaluated if progress.head.evaluated is not None else -1
         is_due = progress.seconds - self._last_seconds >= LINE_SECONDS
         if is_due or scored != self._last_version or progress.head.phase == "finished":
             if (progress.seconds, scored) != (self._last_seconds, self._last_version):
-                self._console.print(line(progress), highlight=False, soft_wrap=True)
+                self._print(line(progress))
             self._last_seconds, self._last_version = progress.seconds, scored
+
+    def _show_faults(self, progress: Progress) -> None:
+        """Each once; of those that were there at the first look, the newest."""
+        noted, clock = faults.noted(progress.events), Clock.of(progress.head, progress.events)
+        new = noted[-NUM_FAULTS:] if self._noted is None else [e for e in noted if e not in self._noted]
+        for event in new:
+            time, site, what = faults.told(event, clock)
+            self._print("  ".join(filter(None, (f"{time:>9}", site, what))))
+        self._noted = frozenset(noted)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def line(progress: Progress) -> str:
@@ -64,9 +81,9 @@ def line(progress: Progress) -> str:
         shown = [f"{name} {value:.4f}" for name, value in scored.metrics.items() if value is not None]
         parts += [f"{', '.join(shown)} at version {scored.version}{of_sites(progress)}"] if shown else []
     parts.append(f"{_rate(progress):.1f} updates/s")
-    if head.refused or head.resent:
-        parts.append(f"{head.refused} refused, {head.resent} sent again")
-    parts += missing(progress)
+    if head.refused or head.resent or head.absences:
+        parts.append(f"{head.refused} refused, {_troubles(head)}")
+    parts += roster.missing(progress)
     return "  ".join(parts)
 
 
@@ -96,47 +113,23 @@ def table(progress: Progress) -> RenderableType:
             summary.add_row(Text(name, style=style), Text(f"{values[-1]:.4f}", style=style), trend(values))
     if partial := of_sites(progress):
         summary.add_row("scores", Text(partial.strip(" ()"), style="red"))
-    summary.add_row("refused", f"{head.refused}", f"{head.resent} sent again")
-    for text in missing(progress):
-        summary.add_row(Text("missing", style="red"), Text(text, style="red"))
+    summary.add_row("refused", f"{head.refused}", _troubles(head))
+    missing = [Text(f"missing: {text}", style="red") for text in roster.missing(progress)]
     title = f"{progress.name}  {experiment.strategy.kind}  {progress.seconds:.1f} s"
-    return Panel(Group(summary, "", sites_table(progress)), title=title, width=WIDTH)
+    sites = roster.sites_table(progress)
+    return Panel(Group(summary, *missing, "", sites, *newest_faults(progress)), title=title, width=WIDTH)
 
 
-def missing(progress: Progress) -> list[str]:
-    """Who must be there for the experiment to go on, and is not."""
-    if progress.head.phase == "finished" or progress.seconds < MISSING_SECONDS:
-        return []
-    absent = [s.name for s in progress.sites if site_state(progress, s) in ("not there", "gone")]
-    shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-    return ["no coordinator"] * (not progress.has_coordinator) + [f"no worker of {shown}"] * bool(absent)
-
-
-def sites_table(progress: Progress) -> Table:
-    """A row per site."""
-    sites = Table(box=None, padding=(0, 2))
-    for name in ("site", "state", "updates", "staleness", "last seen"):
-        sites.add_column(name, justify="right" if name in ("updates", "staleness") else "left")
-    last_update = {row.site: row.time for row in progress.history}
-    for site in progress.sites:
-        last = max(site.seen or 0.0, last_update.get(site.name, 0.0))
-        seen = f"{max(0.0, progress.now - last):.0f} s ago" if last else "never"
-        state = site_state(progress, site)
-        style = {"training": "green", "gone": "red", "dropped": "red"}.get(state, "")
-        record = site.record
-        sites.add_row(site.name, Text(state, style=style), f"{record.updates}", f"{record.staleness}", seen)
-    return sites
-
-
-def site_state(progress: Progress, site: SiteProgress) -> str:
-    """What the site is doing, in a word."""
-    if site.record.is_dropped:
-        return "dropped"
-    if site.seen is None or progress.now - site.seen > PRESENCE:
-        return "not there" if site.seen is None else "gone"
-    if site.is_training:
-        return "training"
-    return "ordered" if site.record.base_version is not None else "waiting"
+def newest_faults(progress: Progress) -> list[RenderableType]:
+    """The newest faults, the newest last; nothing if there was none."""
+    clock = Clock.of(progress.head, progress.events)
+    newest = [faults.told(event, clock) for event in faults.noted(progress.events)[-NUM_FAULTS:]]
+    width = min(MAX_SITE_WIDTH, max((len(site) for _, site, _ in newest), default=0))
+    lines = []
+    for time, site, what in newest:
+        where = f"{site:<{width}.{width}}  " if site else ""
+        lines.append(Text(f"{time:>9}  {where}{what}", overflow="ellipsis", no_wrap=True))
+    return ["", Text(" newest faults", style="bold"), *lines] if lines else []
 
 
 def goals(progress: Progress) -> list[tuple[str, float, float]]:
@@ -157,6 +150,10 @@ def trend(values: Sequence[float]) -> str:
     low, high = min(newest), max(newest)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((value - low) * scale)] for value in newest)
+
+
+def _troubles(head: Head) -> str:
+    return f"{head.resent} sent again" + (f", {head.absences} absences" if head.absences else "")
 
 
 def _phase(progress: Progress) -> str:

@@ -27,19 +27,20 @@ COLOURS = (
     "#7f7f7f",
 )  # Okabe, Ito
 MAX_NAMED_SITES = 12  # in a legend
-MAX_TIMELINE_SITES = 60
 
 Row = Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """A run's history and evaluations, as its folder has them, and the saved model."""
+    """A run's history, evaluations and events, as its folder has them, and the saved model."""
 
     spec: Spec
     params: Params
+    seconds: float  # how long it ran
     history: Sequence[Row]
     evaluations: Sequence[Row]
+    events: Sequence[Row]
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -76,8 +77,8 @@ def metric_over_updates(tables: Tables) -> Figure:
 
 def loss(tables: Tables) -> Figure:
     """Each update's training loss, by site."""
-    with _picture("Training loss", "updates", "loss") as (figure, axes):
-        for site, colour in _coloured(tables.sites):
+    with picture("Training loss", "updates", "loss") as (figure, axes):
+        for site, colour in coloured(tables.sites):
             found = [
                 (n, float(row["loss"])) for n, row in enumerate(tables.history, 1) if row["site"] == site
             ]
@@ -93,13 +94,13 @@ def loss(tables: Tables) -> Figure:
 
 def staleness(tables: Tables) -> Figure:
     """How stale each site's updates were: a box per site, every update a point."""
-    with _picture("Staleness by site", "", "versions behind") as (figure, axes):
+    with picture("Staleness by site", "", "versions behind") as (figure, axes):
         groups = [
             [int(row["staleness"]) for row in tables.history if row["site"] == site] for site in tables.sites
         ]
         places = range(1, len(groups) + 1)
         rng = np.random.default_rng(0)
-        for place, group, (_, colour) in zip(places, groups, _coloured(tables.sites), strict=True):
+        for place, group, (_, colour) in zip(places, groups, coloured(tables.sites), strict=True):
             jitter = rng.uniform(-0.15, 0.15, len(group))
             axes.plot(place + jitter, group, ".", color=colour, alpha=0.5)
         axes.boxplot(groups, showfliers=False, widths=0.5)
@@ -110,35 +111,11 @@ def staleness(tables: Tables) -> Figure:
     return figure
 
 
-def timeline(tables: Tables) -> Figure:
-    """Who trained when: a bar per order, from when the site took it to when it was done."""
-    shown = tables.sites[:MAX_TIMELINE_SITES]
-    title = "Who trained when" + (
-        f" (the first {len(shown)} sites)" if len(shown) < len(tables.sites) else ""
-    )
-    with _picture(title, "seconds since the start", "", height=1.4 + 0.35 * len(shown)) as (figure, axes):
-        # A line between orders, unless the orders are too short to be seen beside it.
-        widths = [float(row["training_seconds"]) for row in tables.history]
-        span = max((float(row["started"]) for row in tables.history), default=0.0)
-        gap = 0.5 if widths and np.median(widths) > span / 150 else 0.0
-        for place, (site, colour) in enumerate(_coloured(shown)):
-            bars = [
-                (float(row["started"]), float(row["training_seconds"]))
-                for row in tables.history
-                if row["site"] == site
-            ]
-            axes.broken_barh(bars, (place - 0.38, 0.76), facecolor=colour, edgecolor="white", linewidth=gap)
-        axes.set_yticks(range(len(shown)), shown)
-        axes.invert_yaxis()
-        axes.grid(axis="y", visible=False)
-    return figure
-
-
 def fitted_line(tables: Tables, features: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Figure:
     """A regression of one feature: every site's examples, and the model's line through them."""
     schema = tables.spec.schema
-    with _picture("Data and fitted line", schema.features[0], schema.target) as (figure, axes):
-        for (site, colour), x, y in zip(_coloured(tables.sites), features, targets, strict=True):
+    with picture("Data and fitted line", schema.features[0], schema.target) as (figure, axes):
+        for (site, colour), x, y in zip(coloured(tables.sites), features, targets, strict=True):
             axes.plot(x[:, 0], y, ".", markersize=2, alpha=0.5, color=colour, label=site)
         everything = np.concatenate(features)
         ends = np.linspace(everything.min(), everything.max(), 100)[:, None]
@@ -155,7 +132,7 @@ def _metric_picture(tables: Tables, column: str, label: str) -> Figure:
     panels = figure.subplots(1, len(tables.metrics), squeeze=False)[0]
     for metric, axes in zip(tables.metrics, panels, strict=True):
         _adorn(axes, f"{metric}, held out", label, "")
-        lines = [(site, colour, 1.0) for site, colour in _coloured(tables.sites)]
+        lines = [(site, colour, 1.0) for site, colour in coloured(tables.sites)]
         for site, colour, width in [*lines, ("global", "black", 2.0)]:
             scores = [
                 (place[version], value) for version, value in tables.scores(site, metric) if version in place
@@ -170,7 +147,8 @@ def _metric_picture(tables: Tables, column: str, label: str) -> Figure:
 
 
 @contextmanager
-def _picture(title: str, x: str, y: str, height: float = 4.0) -> Iterator[tuple[Figure, Axes]]:
+def picture(title: str, x: str, y: str, height: float = 4.0) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with one adorned panel, `height` inches high."""
     figure = Figure(figsize=(8, height), layout="constrained")
     axes = figure.add_subplot()
     _adorn(axes, title, x, y)
@@ -191,5 +169,6 @@ def _legend(axes: Axes, tables: Tables) -> None:
         axes.legend(fontsize="small")
 
 
-def _coloured(sites: Sequence[str]) -> list[tuple[str, str]]:
+def coloured(sites: Sequence[str]) -> list[tuple[str, str]]:
+    """Each site with its colour, the same in every picture."""
     return [(site, COLOURS[index % len(COLOURS)]) for index, site in enumerate(sites)]

@@ -17,7 +17,7 @@ from orchestrator.findings import Finding
 from orchestrator.rights import Command
 from tasks import connection, keys, messages
 from tasks.app import site_queue
-from tasks.ledger import PRESENCE
+from tasks.attendance import PRESENCE
 from tasks.messages import Announcement
 from tasks.presence import SOFTWARE
 from workers.errors import MalformedMessage, Unavailable

@@ -15,10 +15,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from orchestrator import pictures, prediction
+from orchestrator import faults, pictures, prediction
 from orchestrator.lazily import lazily
 from orchestrator.pictures import Tables, read_table
 from orchestrator.runs import Run
+from orchestrator.timeline import timeline
 from workers.errors import FedeltaError, NotFound
 
 data = lazily("workers.data")  # imports scikit-learn, for the one picture that shows examples
@@ -47,8 +48,10 @@ def write(run: Run) -> None:
     tables = Tables(
         spec=spec,
         params=params,
+        seconds=summary["seconds"],
         history=read_table(run.folder / "history.csv"),
         evaluations=read_table(run.folder / "evaluations.csv"),
+        events=read_table(run.folder / "events.csv"),
     )
     embedded = []
     for name, figure in draw(tables).items():
@@ -56,8 +59,7 @@ def write(run: Run) -> None:
         figure.savefig(png, format="png", dpi=110)
         (run.folder / f"{name}.png").write_bytes(png.getvalue())
         embedded.append((name, base64.b64encode(png.getvalue()).decode()))
-    events = read_table(run.folder / "events.csv")
-    (run.folder / "report.html").write_text(page(run, summary, tables, events, embedded), "utf-8")
+    (run.folder / "report.html").write_text(page(run, summary, tables, embedded), "utf-8")
 
 
 def draw(tables: Tables) -> dict[str, Figure]:
@@ -67,7 +69,7 @@ def draw(tables: Tables) -> dict[str, Figure]:
         "metric-over-updates": pictures.metric_over_updates(tables),
         "loss": pictures.loss(tables),
         "staleness": pictures.staleness(tables),
-        "timeline": pictures.timeline(tables),
+        "timeline": timeline(tables),
     }
     if tables.spec.schema.target_kind == "regression" and len(tables.spec.schema.features) == 1:
         examples = [data.load_raw(tables.spec.experiment, site) for site in tables.sites]
@@ -79,7 +81,6 @@ def page(
     run: Run,
     summary: Mapping[str, Any],
     tables: Tables,
-    events: Sequence[Mapping[str, str]],
     embedded: Iterable[tuple[str, str]],
 ) -> str:
     """The report as one HTML page."""
@@ -97,8 +98,9 @@ def page(
 <h2>The sites</h2>{_table(*_sites(summary, tables))}
 <p>Metrics are measured on the examples that each site holds out, with the last version; "at work" is the
 share of the run's time in which the site was training.</p>
+<h2>Faults</h2>{_faults(summary)}
 <h2>The course</h2>{images}
-<h2>Events</h2>{_events(events)}
+<h2>Events</h2>{_events(tables.events)}
 <h2>The experiment</h2><pre>{html.escape(written)}</pre>
 </body></html>
 """
@@ -140,6 +142,18 @@ def _sites(summary: Mapping[str, Any], tables: Tables) -> tuple[Sequence[str], l
     means = [_number(summary["metrics"]["global"][name]) for name in names]
     rows.append(("weighted mean", "", "", str(summary["applied"]), "", "", *means))
     return ("", "trained on", "held out", "updates", "mean staleness", "at work", *names), rows
+
+
+def _faults(summary: Mapping[str, Any]) -> str:
+    happened = summary.get("faults")
+    if happened is None:
+        return "<p>Not counted by the version that wrote these results.</p>"
+    if not happened:
+        return "<p>None.</p>"
+    by_site = faults.site_rows(summary["sites"])
+    return _table(faults.COLUMNS, faults.rows(happened)) + (
+        f"<p>By site, how often:</p>{_table(faults.SITE_COLUMNS, by_site)}" if by_site else ""
+    )
 
 
 def _events(events: Sequence[Mapping[str, str]]) -> str:

@@ -5,8 +5,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from pydantic import TypeAdapter
 from safetensors.numpy import save_file
 
 from orchestrator import summary
+from orchestrator.clock import Clock
 from orchestrator.runs import Run
 from tasks import progress
-from tasks.messages import Event
 from tasks.progress import Progress
 from workers.errors import NotFound, Unavailable
 from workers.metrics import METRICS
@@ -33,7 +32,7 @@ def write(client: redis.Redis, run: Run) -> str:
     """
     found = progress.read(client, run.name)
     events = list(progress.events(client, run.name))
-    clock = Clock(found.head.started, [event for event in events if event.pause])
+    clock = Clock.of(found.head, events)
     history = [_history_row(clock, dataclasses.asdict(row)) for row in progress.history(client, run.name)]
     _write_csv(run.folder / "history.csv", HISTORY_COLUMNS, history)
     names = METRICS[found.spec.schema.target_kind]
@@ -67,19 +66,6 @@ HISTORY_COLUMNS = (
     *("seconds", "site", "order", "base_version", "version", "staleness", "weight", "num_examples", "loss"),
     *("bytes_up", "bytes_down", "started", "training_seconds"),
 )
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Seconds that the experiment had run at a moment, pauses left out."""
-
-    started: float
-    resumptions: Sequence[Event]
-
-    def __call__(self, time: float) -> float:
-        """The seconds at this time of the ledger's clock."""
-        paused = sum(event.pause for event in self.resumptions if event.time <= time)
-        return round(time - self.started - paused, 6)
 
 
 def _history_row(clock: Clock, row: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """A run in one page: as data, and as people read it."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import redis
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from orchestrator import faults
 from orchestrator.runs import Run
 from tasks import progress
 from tasks.progress import Progress
@@ -21,6 +24,7 @@ def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
         for row in progress.evaluations(client, run.name, site.name)
         if row.version == head.version
     }
+    happened = faults.of(found, list(progress.events(client, run.name)))
     launched = run.launched or head.started
     return {
         "name": run.name,
@@ -36,6 +40,7 @@ def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
         "updates_per_second": round(head.applied / found.seconds, 3) if found.seconds else None,
         "bytes_up": head.bytes_up,
         "bytes_down": head.bytes_down,
+        "faults": {kind: asdict(fault) for kind, fault in happened.items()},
         "watched_metric": experiment.watched_metric,
         "metrics": {
             "global": found.metrics[-1].metrics if found.metrics else {},
@@ -44,6 +49,9 @@ def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
         "sites": {
             site.name: {
                 "updates": site.record.updates,
+                "absences": site.record.absences,
+                "resent": site.record.resent,
+                "refused": site.record.refused,
                 "is_dropped": site.record.is_dropped,
                 "held_out_examples": final[site.name].num_examples if site.name in final else None,
             }
@@ -67,11 +75,23 @@ def table(found: Mapping[str, Any], run: Run) -> RenderableType:
     outline = (
         f"{found['name']} {found['outcome']}: {found['reason']}\n"
         f"{found['applied']} updates and {found['versions']} versions in {found['seconds']:.1f} s\n"
-        f"first update {_shown(found['first_update_seconds'])} s after the command\n"
-        f"{found['refused']} updates refused, {found['resent']} orders sent again"
+        f"first update {_shown(found['first_update_seconds'])} s after the command"
     )
     how = f"fedelta resume {found['name']} goes on" if found["outcome"] in ("stopped", "failed") else ""
-    return Group(outline, "", metrics, "", f"report: {run.folder}/report.html", how)
+    return Group(outline, *_faults(found), "", metrics, "", f"report: {run.folder}/report.html", how)
+
+
+def _faults(found: Mapping[str, Any]) -> list[RenderableType]:
+    """What went wrong: a row for each kind, or that there is none."""
+    rows = faults.rows(found.get("faults", {}))  # a summary of an older version has none
+    if not rows:
+        return [f"{found['refused']} updates refused, {found['resent']} orders sent again"]
+    happened = Table(box=None, padding=(0, 2))
+    for column in faults.COLUMNS:
+        happened.add_column(column, justify="left" if column in ("", "sites") else "right")
+    for row in rows:
+        happened.add_row(*map(Text, row))
+    return ["", happened]
 
 
 def _shown(value: float | None) -> str:

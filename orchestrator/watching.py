@@ -17,7 +17,8 @@ from workers.errors import NotFound, Unavailable
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-HOST_STARTS = 3  # how often a host that crashed is started again
+HOST_STARTS = 3  # how often a host that crashed is started again, if each lived less than ...
+HOST_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0  # how long a Redis elsewhere may be away
 
 Show = Callable[[Progress], None]
@@ -59,12 +60,13 @@ def here(run: Run, show: Show, host: subprocess.Popen[bytes] | None = None) -> N
     Raises:
         Unavailable: the host crashed too often, or could not go on.
     """
-    starts = 0
+    starts, last_start = 0, time.monotonic()
     while True:
         _show_if_there(run, show)
         status = host.poll() if host else None
         if hosting.has_crashed(run):
-            starts += 1
+            starts = starts + 1 if time.monotonic() < last_start + HOST_SECONDS else 1
+            last_start = time.monotonic()
             logger.warning("the processes of %s are gone; they are started again and go on", run.name)
             if starts > HOST_STARTS:
                 raise Unavailable(f"{run.name} cannot go on: {hosting.last_words(run)}")

@@ -3,11 +3,12 @@
 import logging
 from dataclasses import dataclass, field
 
-from tasks import codec, dispatch, exposition, messages, state
+from tasks import codec, dispatch, exposition, hooks, messages, state
 from tasks.app import app, connect
-from tasks.ledger import Ledger, Turn
+from tasks.ledger import Ledger
 from tasks.messages import Event, HistoryRow, Submission
 from tasks.state import Outcome, State
+from tasks.turn import Turn
 from workers import params as trees
 from workers.errors import Conflict, MalformedMessage
 from workers.strategies import Server, Update
@@ -44,15 +45,18 @@ def drain(turn: Turn) -> State:
     Nobody could have fetched the versions in between, so it is the same as committing each.
     """
     experiment = turn.spec.experiment
-    if turn.state.head.phase != "running" or not turn.has_mail:
+    if turn.state.head.phase != "running" or not (turn.has_mail or is_round_open(turn)):
         return turn.state
     so_far = Drain(state=turn.state, server=turn.server())
+    settle(turn, so_far)  # a round whose last sites went away
     for site in turn.waiting:
-        take_in(turn, so_far, site)
-        if reason := state.reason_to_stop(so_far.state.head, experiment, turn.now):
-            finish(turn, so_far, "completed", reason)
+        if so_far.state.head.phase != "running":
             break
+        take_in(turn, so_far, site)
+        hooks.reached("aggregate.draining")
     order_next(turn, so_far)
+    if so_far.state == turn.state and not turn.has_mail:
+        return turn.state
     committed = turn.commit(
         so_far.state,
         server=so_far.server,
@@ -62,6 +66,11 @@ def drain(turn: Turn) -> State:
     )
     exposition.observe(experiment.name, so_far.history)
     return committed
+
+
+def is_round_open(turn: Turn) -> bool:
+    """Whether a round has all the updates that it will get: it is to be closed, or waits for its quorum."""
+    return turn.spec.experiment.strategy.is_synchronous and not turn.state.outstanding
 
 
 def take_in(turn: Turn, so_far: Drain, site: str) -> None:
@@ -81,9 +90,17 @@ def take_in(turn: Turn, so_far: Drain, site: str) -> None:
             refuse(turn, so_far, site, reason, is_fault=False)
         else:
             accept(turn, so_far, site, submission, num_bytes, update)
-    outstanding = len(so_far.state.outstanding) + len(so_far.refused)
-    so_far.server = strategy.close(so_far.server, outstanding)
+    settle(turn, so_far)
+
+
+def settle(turn: Turn, so_far: Drain) -> None:
+    """Let the server take its step if that is due, and stop if this was the last."""
+    experiment, num_sites = turn.spec.experiment, len(so_far.state.sites)
+    num_outstanding = len(so_far.state.outstanding) + len(so_far.refused)
+    so_far.server = experiment.strategy.close(so_far.server, num_outstanding, num_sites)
     so_far.state = state.advance(so_far.state, so_far.server.version)
+    if reason := state.reason_to_stop(so_far.state.head, experiment, turn.now):
+        finish(turn, so_far, "completed", reason)
 
 
 def checked_update(turn: Turn, server: Server, site: str, submission: Submission) -> Update:
@@ -166,13 +183,15 @@ def order_next(turn: Turn, so_far: Drain) -> None:
     new, experiment = so_far.state, turn.spec.experiment
     if new.head.phase != "running":
         return
-    if not new.active:
-        finish(turn, so_far, "failed", "every site was dropped; the events say why")
+    if len(new.active) < (needed := experiment.strategy.needed(len(new.sites))):
+        finish(turn, so_far, "failed", too_few(len(new.active), needed))
         return
     has_advanced = so_far.server.version > turn.state.head.version
     idle = [site for site in new.active if site not in new.outstanding]
-    if experiment.strategy.is_synchronous and not has_advanced:
-        idle = so_far.refused
+    if experiment.strategy.is_synchronous:
+        idle = idle if has_advanced else so_far.refused
+        new = state.owe(new, [site for site in idle if site not in new.at_hand])
+        idle = [site for site in idle if site in new.at_hand]
     new = state.order(new, idle, turn.now)
     since = new.head.version - (new.head.evaluated or 0)
     if new.head.evaluating is None and since >= experiment.evaluation.every:
@@ -180,8 +199,18 @@ def order_next(turn: Turn, so_far: Drain) -> None:
     so_far.state = new
 
 
+def too_few(num_left: int, needed: int) -> str:
+    """Why an experiment has failed."""
+    if num_left == 0:
+        return "every site was dropped; the events say why"
+    return (
+        f"{num_left} sites are left, and a round needs {needed}; the events say why the others were dropped"
+    )
+
+
 def finish(turn: Turn, so_far: Drain, outcome: Outcome, reason: str) -> None:
     """Give no more orders, and say why."""
-    so_far.state = state.finish(so_far.state, outcome, reason, turn.now)
+    owing = state.owe(so_far.state, so_far.refused)  # whoever resumes it orders them anew
+    so_far.state = state.finish(owing, outcome, reason, turn.now)
     so_far.events.append(Event(time=turn.now, kind="finished", detail=reason))
     logger.info("%s: no more orders: %s", turn.spec.experiment.name, reason)

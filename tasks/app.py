@@ -18,7 +18,7 @@ from kombu import pools
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from tasks import connection, environment
+from tasks import connection, environment, sockets
 from tasks.connection import Connection
 from workers.errors import Unavailable
 
@@ -32,16 +32,33 @@ app.conf.update(
     task_ignore_result=True,  # results are in the ledger
     task_serializer="msgpack",
     accept_content=["msgpack", "json"],  # json is what Celery's remote control and events use; never pickle
-    worker_prefetch_multiplier=1,  # a waiting message is better left where another worker sees it
-    task_acks_late=False,  # the ledger's lease, not the message, says that an order is being worked on
+    # Acknowledged when it is picked up: the ledger's lease, not the message, says that an order is being
+    # worked on. A message that is lost with its worker is sent again by `supervise`.
+    task_acks_late=False,
+    # A message that no thread is free for stays in its queue: there another worker sees it, and so does
+    # `supervise`, which sends nothing again that still waits.
+    worker_disable_prefetch=True,
+    worker_prefetch_multiplier=1,
+    worker_enable_prefetch_count_reduction=False,  # after a reconnection nothing is delivered a second time
+    worker_cancel_long_running_tasks_on_connection_loss=True,  # means those with late acks, so none of ours
+    # A site's worker comes back after any outage: by default Celery ends a worker after 100 attempts.
     broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    # Redis may answer that its disk is full (MISCONF) or that it has become a replica (READONLY): wait, too.
+    broker_channel_error_retry=True,
     broker_transport_options={
-        "socket_keepalive": True,
-        "health_check_interval": 30,
-        # What was taken from a queue is remembered by its worker alone: there is no `unacked` of all sites.
+        **sockets.OPTIONS,
+        # Seconds after which a BRPOP without an answer is asked again on a new connection, which it then is
+        # within twice as many.
+        "health_check_interval": 10,
+        # What was taken from a queue is remembered by its worker alone: there is no `unacked` of all sites,
+        # and so no visibility timeout, after which a task that takes long would be delivered while it runs.
         "ack_emulation": False,
         "priority_steps": [0],  # one list per queue
     },
+    # A worker that is told to end finishes what it is at, or hands it back: `presence` sees to it, so
+    # Celery's own soft shutdown, which puts messages back, is not needed.
+    worker_soft_shutdown_timeout=0.0,
     # A queue is a Redis list and nothing else. With an exchange, all who send would read and write the set of
     # its bindings, and whoever can write that decides where messages go.
     task_default_exchange="",
@@ -50,15 +67,17 @@ app.conf.update(
     worker_hijack_root_logger=True,
     worker_log_format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     worker_task_log_format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    # The clock (a thread in the coordinator) sends this; one that nobody took in time is worthless.
+    # A tick does not expire, which would compare the clocks of two machines; `beat` sees to it that no ticks
+    # pile up while there is no coordinator.
     beat_schedule={
         "supervise": {
             "task": "supervise",
             "schedule": SUPERVISE_EVERY,
-            "options": {"queue": COORDINATOR_QUEUE, "expires": 2 * SUPERVISE_EVERY},
+            "options": {"queue": COORDINATOR_QUEUE},
         }
     },
 )
+app.amqp.Connection = sockets.Connection
 
 
 app.amqp.autoexchange = lambda _: None  # nor has any queue an exchange of its own
@@ -127,8 +146,10 @@ def connect_by(found: Connection) -> redis.Redis:
 
 def _open(url: str, tls: dict[str, Any] | None) -> redis.Redis:
     options: dict[str, Any] = {"retry": Retry(ExponentialBackoff(cap=1.0), retries=5), **(tls or {})}
-    if not url.startswith("unix://"):
-        options |= {"socket_keepalive": True, "socket_timeout": 30.0, "socket_connect_timeout": 5.0}
+    if url.startswith("unix://"):
+        options |= {"socket_timeout": sockets.SILENCE_SECONDS}
+    else:
+        options |= sockets.OPTIONS
     try:
         client = redis.Redis.from_url(url, **options)
         client.ping()

@@ -4,9 +4,10 @@ import logging
 
 from tasks import dispatch, state
 from tasks.app import app, connect
-from tasks.ledger import Ledger, Turn
+from tasks.ledger import Ledger
 from tasks.messages import Event, MetricsRow
 from tasks.state import State
+from tasks.turn import Turn
 from workers import metrics
 from workers.errors import Conflict
 
@@ -56,7 +57,7 @@ def close_evaluation(turn: Turn) -> State:
 def is_complete(turn: Turn, answered: set[str]) -> bool:
     """Whether every active site has answered that still can."""
     missing = set(turn.state.active) - answered
-    waited = turn.now - turn.state.head.evaluating_since
+    waited = abs(turn.now - turn.state.head.evaluating_since)  # the ledger's clock may be set back
     if not missing or waited > GIVE_UP_SECONDS:
         return True
     return waited > ANSWER_SECONDS and not missing & turn.present()

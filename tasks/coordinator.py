@@ -9,22 +9,23 @@ dies with it, unless a beat of its own was asked for (`fedelta beat`).
 from typing import Any
 
 from celery import bootsteps
-from celery.beat import EmbeddedService, Scheduler
+from celery.beat import EmbeddedService
 from celery.signals import task_prerun
 
 from tasks import aggregate, collect, environment, exposition, supervise, work
 from tasks.app import app
+from tasks.beat import Clock
 from tasks.reception import reception
 
 TASKS = (aggregate.aggregate, collect.collect, supervise.supervise, supervise.welcome)
 
 
-class Clock(bootsteps.StartStopStep):
+class OwnClock(bootsteps.StartStopStep):
     """Celery beat, as a thread of this worker, with its schedule in memory."""
 
     def create(self, worker: Any) -> Any:
         """Make the thread; the worker starts and stops it."""
-        return EmbeddedService(worker.app, thread=True, scheduler_cls=Scheduler)
+        return EmbeddedService(worker.app, thread=True, scheduler_cls=Clock)
 
 
 class Ear(bootsteps.StartStopStep):
@@ -36,7 +37,7 @@ class Ear(bootsteps.StartStopStep):
 
 
 if environment.has_own_beat():
-    app.steps["worker"].add(Clock)
+    app.steps["worker"].add(OwnClock)
 app.steps["worker"].add(Ear)
 exposition.serve(environment.metrics_address())
 work.publish_all()

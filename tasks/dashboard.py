@@ -25,8 +25,9 @@ from tornado import ioloop
 
 from tasks import bell, connection, dispatch, environment, keys, messages
 from tasks.app import COORDINATOR_QUEUE, SUPERVISE_EVERY, app, connect, site_queue
+from tasks.attendance import last_seen
 from tasks.bell import Call
-from tasks.ledger import Ledger, last_seen
+from tasks.ledger import Ledger
 from tasks.progress import Progress, read
 from tasks.site_ledger import LEASE
 from tasks.work import Work

@@ -3,8 +3,16 @@
 Tasks are sent by name, so that nobody imports the code of another's tasks: a coordinator has no JAX.
 """
 
+import logging
+from collections.abc import Sequence
+
+import redis
+from kombu.exceptions import OperationalError
+
 from tasks.app import COORDINATOR_QUEUE, app, site_queue
 from tasks.state import State
+
+logger = logging.getLogger(__name__)
 
 
 def train(experiment: str, site: str, sequence: int) -> None:
@@ -50,18 +58,33 @@ def welcome(site: str, holder: str) -> None:
 
 
 def follow(experiment: str, old: State | None, new: State) -> None:
-    """Send what a transition asks for: every order that is new or sent again, every new evaluation."""
-    for site in new.outstanding:
-        record = new.sites[site]
-        if old is None or record != old.sites[site]:
-            train(experiment, site, record.sequence)
-    asked = new.head.evaluating
-    if asked is not None and (old is None or asked != old.head.evaluating):
-        for site in new.active:
-            evaluate(experiment, site, asked)
+    """Send what a transition asks for: every order that is new or sent again, every new evaluation.
+
+    What cannot be sent, because the broker is gone or full, `supervise` sends later.
+    """
+    try:
+        for site in new.outstanding:
+            record = new.sites[site]
+            if old is None or (record.issued, record.attempt) != _sent(old, site):
+                train(experiment, site, record.sequence)
+        asked = new.head.evaluating
+        if asked is not None and (old is None or asked != old.head.evaluating):
+            for site in new.active:
+                evaluate(experiment, site, asked)
+    except (OperationalError, redis.RedisError) as error:
+        logger.warning("%s: not everything could be sent, and is sent later: %s", experiment, error)
 
 
-def num_waiting(queue: str) -> int:
-    """Messages in a queue that no worker has taken."""
-    with app.connection_for_read() as connection:
-        return int(connection.default_channel.queue_declare(queue=queue, passive=False).message_count)
+def _sent(state: State, site: str) -> tuple[float, int] | None:
+    """Which order the site had, and which attempt at it."""
+    record = state.sites[site]
+    return None if record.base_version is None else (record.issued, record.attempt)
+
+
+def num_waiting(queues: Sequence[str]) -> dict[str, int]:
+    """By queue, the messages in it that no worker has taken."""
+    if not queues:
+        return {}
+    with app.pool.acquire(block=True) as connection:
+        declare = connection.default_channel.queue_declare
+        return {queue: int(declare(queue=queue, passive=False).message_count) for queue in queues}

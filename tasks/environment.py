@@ -9,6 +9,7 @@ FEDELTA_METRICS_ADDRESS  <address>:<port> at which the coordinator has its Prome
 FEDELTA_LOGIN_FILE       a file with <user>:<password>, the login of Flower
 FEDELTA_ALIVE_FILE       a file that a process touches while it is at work; by default none
 FEDELTA_OWN_BEAT         "no" for a coordinator whose clock is a process of its own (`fedelta beat`)
+FEDELTA_FAULT            in tests alone: where the process is to die or to stand still (`hooks`)
 FEDELTA_ADMIN_REDIS      where the centre's Redis is seen from here, for `add-site`, `remove-site`, `doctor`
 
 A secret is never in a variable or an argument, which others can see; the variables name files.
@@ -114,3 +115,8 @@ def login_file() -> Path | None:
     """The file that holds Flower's login."""
     chosen = os.environ.get("FEDELTA_LOGIN_FILE")
     return Path(chosen) if chosen else None
+
+
+def fault() -> str | None:
+    """At which moment a test lets this process die or stand still."""
+    return os.environ.get("FEDELTA_FAULT") or None

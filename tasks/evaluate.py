@@ -5,11 +5,12 @@ import time
 
 import numpy as np
 
+from tasks import hooks
 from tasks.app import app, connect
 from tasks.participation import participation
 from tasks.site_ledger import SiteLedger
 from workers import scoring
-from workers.errors import NotFound
+from workers.errors import FedeltaError, NotFound
 
 logger = logging.getLogger(__name__)
 
@@ -19,14 +20,18 @@ def evaluate(experiment: str, site: str, version: int) -> None:
     """Score a version on what the site holds out and store the metrics, which tells the coordinator."""
     begun = time.monotonic()
     ledger = SiteLedger(connect())
-    part = participation(experiment, site)
     try:
+        part = participation(experiment, site)
         params, _ = ledger.model(experiment, version, part.reference)
     except NotFound:
         logger.debug("%s %s: version %d is not asked for any more", experiment, site, version)
+        return
+    except FedeltaError as error:
+        logger.error("%s %s: version %d cannot be scored: %s", experiment, site, version, error)
         return
     examples = part.data.holdout
     outputs = np.asarray(part.spec.experiment.model.apply(params, examples.features))
     metrics = scoring.measure(part.spec.schema.target_kind, outputs, examples.targets)
     seconds = time.monotonic() - begun
+    hooks.reached("evaluate.scored")
     ledger.put_evaluation(experiment, site, version, len(examples), metrics, seconds)

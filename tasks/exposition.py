@@ -9,6 +9,10 @@ bytes_total                              counter    experiment, direction    the
 experiment_running                       gauge      experiment               1 while it is not finished
 metric                                   gauge      experiment, metric       the mean over sites, last scored
 site_last_seen_timestamp_seconds         gauge      site                     the site's announcement
+site_refusals_total                      counter    experiment, site         the ledger: submissions refused
+site_resent_orders_total                 counter    experiment, site         the ledger: orders sent again
+site_absences_total                      counter    experiment, site         the ledger: times it went away
+site_away                                gauge      experiment, site         1 while nothing is heard of it
 site_dropped                             gauge      experiment, site         1 after too many refusals
 update_staleness                         histogram  experiment               each update, in versions
 stage_seconds                            histogram  experiment, stage        each update: see `STAGES`
@@ -110,41 +114,60 @@ def _readable(client: redis.Redis) -> Iterator[Progress]:
 
 def families(experiments: Sequence[Progress]) -> list[Metric]:
     """What the ledger says of these experiments, as Prometheus has it."""
-    updates = CounterMetricFamily("fedelta_updates", "Updates applied.", labels=["experiment", "site"])
-    refusals = CounterMetricFamily("fedelta_refusals", "Submissions refused.", labels=["experiment"])
-    resent = CounterMetricFamily("fedelta_resent_orders", "Orders sent again.", labels=["experiment"])
+    return [*_of_experiments(experiments), *_of_sites(experiments)]
+
+
+def _of_experiments(experiments: Sequence[Progress]) -> list[Metric]:
+    labels = ["experiment"]
+    refusals = CounterMetricFamily("fedelta_refusals", "Submissions refused.", labels=labels)
+    resent = CounterMetricFamily("fedelta_resent_orders", "Orders sent again.", labels=labels)
+    version = GaugeMetricFamily("fedelta_model_version", "Committed server steps.", labels=labels)
+    running = GaugeMetricFamily("fedelta_experiment_running", "1 while not finished.", labels=labels)
     num_bytes = CounterMetricFamily(
         "fedelta_bytes", "Bytes of models and deltas.", labels=["experiment", "direction"]
     )
-    version = GaugeMetricFamily("fedelta_model_version", "Committed server steps.", labels=["experiment"])
-    running = GaugeMetricFamily("fedelta_experiment_running", "1 while not finished.", labels=["experiment"])
     scores = GaugeMetricFamily(
         "fedelta_metric", "Mean over sites, last scored.", labels=["experiment", "metric"]
     )
-    dropped = GaugeMetricFamily(
-        "fedelta_site_dropped", "1 after too many refusals.", labels=["experiment", "site"]
-    )
+    for found in experiments:
+        name, head = found.name, found.head
+        refusals.add_metric([name], head.refused)
+        resent.add_metric([name], head.resent)
+        version.add_metric([name], head.version)
+        running.add_metric([name], head.phase != "finished")
+        num_bytes.add_metric([name, "up"], head.bytes_up)
+        num_bytes.add_metric([name, "down"], head.bytes_down)
+        for row in found.metrics[-1:]:
+            for metric, value in row.metrics.items():
+                if value is not None:
+                    scores.add_metric([name, metric], value)
+    return [refusals, resent, version, running, num_bytes, scores]
+
+
+def _of_sites(experiments: Sequence[Progress]) -> list[Metric]:
+    labels = ["experiment", "site"]
+    updates = CounterMetricFamily("fedelta_updates", "Updates applied.", labels=labels)
+    refusals = CounterMetricFamily("fedelta_site_refusals", "Submissions refused.", labels=labels)
+    resent = CounterMetricFamily("fedelta_site_resent_orders", "Orders sent again.", labels=labels)
+    absences = CounterMetricFamily("fedelta_site_absences", "Times it went away.", labels=labels)
+    away = GaugeMetricFamily("fedelta_site_away", "1 while nothing is heard of it.", labels=labels)
+    dropped = GaugeMetricFamily("fedelta_site_dropped", "1 after too many refusals.", labels=labels)
     seen = GaugeMetricFamily(
         "fedelta_site_last_seen_timestamp_seconds", "Last sign of life.", labels=["site"]
     )
     last_seen: dict[str, float] = {}
     for found in experiments:
-        name, head = found.name, found.head
-        refusals.add_metric([name], head.refused)
-        resent.add_metric([name], head.resent)
-        num_bytes.add_metric([name, "up"], head.bytes_up)
-        num_bytes.add_metric([name, "down"], head.bytes_down)
-        version.add_metric([name], head.version)
-        running.add_metric([name], head.phase != "finished")
-        for row in found.metrics[-1:]:
-            for metric, value in row.metrics.items():
-                if value is not None:
-                    scores.add_metric([name, metric], value)
         for site in found.sites:
-            updates.add_metric([name, site.name], site.record.updates)
-            dropped.add_metric([name, site.name], site.record.is_dropped)
+            place, record = [found.name, site.name], site.record
+            updates.add_metric(place, record.updates)
+            refusals.add_metric(place, record.refused)
+            resent.add_metric(place, record.resent)
+            absences.add_metric(place, record.absences)
+            # Nobody notes who is back once an experiment gives no more orders.
+            away.add_metric(place, record.is_away and found.head.phase == "running")
+            dropped.add_metric(place, record.is_dropped)
             if site.seen is not None:
                 last_seen[site.name] = site.seen
     for site_name, when in sorted(last_seen.items()):
         seen.add_metric([site_name], when)
-    return [updates, refusals, resent, num_bytes, version, running, scores, dropped, seen]
+    return [updates, refusals, resent, absences, away, dropped, seen]

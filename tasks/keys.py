@@ -6,6 +6,7 @@ to one site is a key of its own that ends in the site's name, so that a Redis AC
 key (after `fedelta:`)  type             written by    what
 experiments             set              orchestrator  names of all experiments
 coordinator             string, expires  coordinator   its worker's name, while a coordinator lives
+attended                string           coordinator  when one last looked after the experiments
 running                 set              coordinator   names of those that are not finished
 site:<site>             string, expires  that site     when it was last seen, and its software
 {E}:spec                string           orchestrator  experiment and schema, written once
@@ -32,6 +33,7 @@ the same state, one wins. The orchestrator's `stop` and `resume` are such transi
 EXPERIMENTS = "fedelta:experiments"
 RUNNING = "fedelta:running"
 COORDINATOR = "fedelta:coordinator"
+ATTENDED = "fedelta:attended"
 WORK = "fedelta:work"
 
 

@@ -3,204 +3,17 @@
 Sites use `site_ledger`, people look through `progress`; `keys` explains every key.
 """
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
 
-from tasks import codec, keys, messages, state
-from tasks.messages import Announcement, EvaluationRow, Event, HistoryRow, MetricsRow, Order, Submission
-from tasks.state import Head, SiteRecord, State
-from workers.errors import Conflict, MalformedMessage, NotFound
+from tasks import codec, keys, messages, state, turn
+from tasks.state import State
+from tasks.turn import Turn
+from workers.errors import NotFound
 from workers.params import Params
-from workers.spec import Experiment, Spec
-from workers.strategies import Server
-
-logger = logging.getLogger(__name__)
-
-MAX_EVENTS = 10_000  # kept per experiment, about; the oldest go first
-PRESENCE = 15  # seconds after its last announcement during which a site counts as there
-MAX_DRAIN = 1000  # entries of the inbox that one turn looks at
-MAX_LEASE = 160  # bytes: an order's id and its holder
-
-
-class Turn:
-    """One read of an experiment and, if nobody wrote in between, one write."""
-
-    def __init__(self, client: redis.Redis, pipe: redis.client.Pipeline, name: str, spec: Spec) -> None:
-        """Read the state; made by `Ledger.turn`."""
-        self._redis = client
-        self._pipe = pipe
-        self._name = name
-        self._models: dict[int, Params] = {}
-        self._read_deltas: list[str] = []
-        self.spec = spec
-        self.state = _read_state(pipe, name)
-        self.now = _now(pipe)
-        self._entries: list[bytes] = pipe.lrange(keys.inbox(name), 0, MAX_DRAIN - 1)
-        self._num_entries = len(self._entries)
-        self._unnamed: list[str] = []
-        if self._num_entries == MAX_DRAIN:
-            self._look_behind_the_flood()
-
-    @property
-    def has_mail(self) -> bool:
-        """Whether anything is in the inbox, be it of use or not."""
-        return bool(self._entries)
-
-    @property
-    def waiting(self) -> list[str]:
-        """Sites with an unfinished order that say they have submitted, in the order in which they did."""
-        outstanding = {site.encode(): site for site in self.state.outstanding}
-        named = [outstanding[entry] for entry in dict.fromkeys(self._entries) if entry in outstanding]
-        return list(dict.fromkeys([*named, *self._unnamed]))
-
-    def server(self) -> Server:
-        """The current model and what the strategy remembers."""
-        version = self.state.head.version
-        return Server(params=self.model(version), version=version, memory=self._tree(keys.memory(self._name)))
-
-    def model(self, version: int) -> Params:
-        """The parameters of a version that is still needed."""
-        if version not in self._models:
-            self._models[version] = self._tree(keys.model(self._name, version))
-        return self._models[version]
-
-    def submission(self, site: str, reference: Params) -> tuple[Submission, int] | None:
-        """What the site submitted for its unfinished order, and its bytes; None if there is nothing.
-
-        Raises:
-            MalformedMessage: there is something, and it is too large or not a submission.
-        """
-        key, limit = keys.delta(self._name, site), codec.size_limit(reference)
-        # At most a byte more than allowed is read, however much is there.
-        stored = self._pipe.getrange(key, 0, limit)
-        if not stored:
-            if not self._pipe.exists(key):
-                return None  # else it is empty, or has come this moment
-            stored = self._pipe.getrange(key, 0, limit)
-        self._read_deltas.append(key)
-        if len(stored) > limit:
-            raise MalformedMessage(f"expected at most {limit} bytes, got {self._pipe.strlen(key)}")
-        submission = messages.decode(Submission, stored, reference)
-        record = self.state.sites[site]
-        return (submission, len(stored)) if submission.order == f"{site}/{record.sequence}" else None
-
-    def evaluations(self) -> dict[str, EvaluationRow]:
-        """By site, its score of the version that the sites are asked for, where it has come.
-
-        Redis has no command that reads a row in part, so a row can be as large as Redis lets a site write it
-        (`proto-max-bulk-len`); the same is true of the inbox. What is too large is not decoded.
-        """
-        with self._redis.pipeline(transaction=False) as reads:
-            for site in self.state.active:
-                reads.xrevrange(keys.evaluations(self._name, site), count=1)
-            streams = zip(self.state.active, reads.execute(), strict=True)
-        found = {}
-        for site, entries in streams:
-            for _, fields in entries:
-                try:
-                    row = messages.decode(EvaluationRow, fields.get(b"row", b""))
-                except MalformedMessage as error:
-                    logger.warning("%s %s: a score that is none: %s", self._name, site, error)
-                    continue  # as if it had not come
-                if row.version == self.state.head.evaluating:
-                    found[site] = row
-        return found
-
-    def present(self) -> set[str]:
-        """Active sites whose worker lives."""
-        seen = last_seen(self._redis, self.state.active)
-        return {site for site, when in seen.items() if self.now - when < PRESENCE}
-
-    def leases(self) -> dict[str, str]:
-        """By site that is at work on its unfinished order, the worker that holds the lease."""
-        with self._redis.pipeline(transaction=False) as reads:
-            for site in self.state.outstanding:
-                reads.getrange(keys.lease(self._name, site), 0, MAX_LEASE - 1)
-            held = zip(self.state.outstanding, reads.execute(), strict=True)
-        holders = {}
-        for site, lease in held:
-            order_id, _, holder = lease.decode(errors="replace").partition(" ")
-            if order_id == f"{site}/{self.state.sites[site].sequence}":
-                holders[site] = holder
-        return holders
-
-    def submitted(self) -> set[str]:
-        """Sites with an unfinished order whose submission no turn has looked at."""
-        with self._redis.pipeline(transaction=False) as reads:
-            for site in self.state.outstanding:
-                reads.exists(keys.delta(self._name, site))
-            return {
-                site for site, found in zip(self.state.outstanding, reads.execute(), strict=True) if found
-            }
-
-    def commit(
-        self,
-        new: State,
-        *,
-        server: Server | None = None,
-        history: Sequence[HistoryRow] = (),
-        metrics: MetricsRow | None = None,
-        events: Sequence[Event] = (),
-        is_mail_handled: bool = False,
-        ask_again: Sequence[str] = (),
-    ) -> State:
-        """Write all of it, or nothing; returns what is now the state.
-
-        `is_mail_handled`: what was in the inbox is done with. `ask_again`: sites to be put into the inbox,
-        because they have submitted and it does not name them.
-
-        Raises:
-            Conflict: somebody committed since the state was read.
-        """
-        name, pipe = self._name, self._pipe
-        new = state.counted(new)
-        if self.state.head.phase == "finished" != new.head.phase:
-            pipe.sadd(keys.RUNNING, name)
-        pipe.multi()
-        _write_state(pipe, self.spec.experiment, self.state, new)
-        for key in self._read_deltas:
-            pipe.delete(key)
-        if is_mail_handled and self._entries:
-            pipe.ltrim(keys.inbox(name), self._num_entries, -1)
-        if ask_again:
-            pipe.rpush(keys.inbox(name), *ask_again)
-        if server is not None:
-            self._write_server(server)
-        for version in self.state.needed_versions - new.needed_versions:
-            pipe.delete(keys.model(name, version))
-        _append(pipe, keys.history(name), history)
-        _append(pipe, keys.metrics(name), [metrics] if metrics else [])
-        _append(pipe, keys.events(name), events, maxlen=MAX_EVENTS)
-        try:
-            pipe.execute()
-        except redis.WatchError as error:
-            raise Conflict(f"experiment {name}: somebody else committed first") from error
-        if new.head.phase == "finished":
-            self._redis.srem(keys.RUNNING, name)
-        return new
-
-    def _tree(self, key: str) -> Params:
-        """What a coordinator wrote."""
-        stored = self._pipe.get(key)
-        if stored is None:
-            raise NotFound(f"experiment {self._name}: the ledger has lost {key}")
-        return codec.decode_tree(stored, reference=None)
-
-    def _look_behind_the_flood(self) -> None:
-        """See every site that has submitted, though somebody fills the inbox, and let all of that be handled.
-
-        An entry is pushed in one transaction with its delta, so no delta of those entries is overlooked.
-        """
-        self._num_entries = self._pipe.llen(keys.inbox(self._name))
-        self._unnamed = sorted(self.submitted())
-
-    def _write_server(self, server: Server) -> None:
-        self._pipe.set(keys.memory(self._name), codec.encode_tree(server.memory))
-        if server.version != self.state.head.version:
-            self._pipe.set(keys.model(self._name, server.version), codec.encode_tree(server.params))
+from workers.spec import Spec
 
 
 class Ledger:
@@ -218,7 +31,7 @@ class Ledger:
             pipe.watch(keys.spec(name))
             if pipe.exists(keys.spec(name)):
                 return None
-            new = state.begin(experiment.sites, _now(pipe))
+            new = state.begin(experiment.sites, turn.now(pipe))
             memory = experiment.strategy.init(params)
             pipe.sadd(keys.EXPERIMENTS, name)
             pipe.sadd(keys.RUNNING, name)
@@ -226,16 +39,12 @@ class Ledger:
             pipe.set(keys.spec(name), messages.encode_spec(spec))
             pipe.set(keys.model(name, 0), codec.encode_tree(params))
             pipe.set(keys.memory(name), codec.encode_tree(memory))
-            _write_state(pipe, experiment, State(head=new.head, sites={}), new)
+            turn.write_state(pipe, experiment, State(head=new.head, sites={}), new)
             try:
                 pipe.execute()
             except redis.WatchError:
                 return None
         return new
-
-    def announce_coordinator(self, name: str) -> None:
-        """Say that the coordinator of this name lives."""
-        self._redis.set(keys.COORDINATOR, name, ex=PRESENCE)
 
     def names(self) -> list[str]:
         """All experiments."""
@@ -244,6 +53,10 @@ class Ledger:
     def running(self) -> list[str]:
         """Experiments that are not finished."""
         return sorted(name.decode() for name in self._redis.smembers(keys.RUNNING))
+
+    def has(self, name: str) -> bool:
+        """Whether there is an experiment of that name."""
+        return bool(self._redis.exists(keys.spec(name)))
 
     def spec(self, name: str) -> Spec:
         """The experiment as it was submitted.
@@ -270,65 +83,3 @@ class Ledger:
         with self._redis.pipeline() as pipe:
             pipe.watch(keys.head(name))
             yield Turn(self._redis, pipe, name, spec)
-
-
-def last_seen(client: redis.Redis, sites: Sequence[str]) -> dict[str, float]:
-    """By site, when its worker last announced itself; a site that never did is not in it."""
-    with client.pipeline(transaction=False) as reads:
-        for site in sites:
-            reads.getrange(keys.site(site), 0, messages.MAX_BYTES)
-        announced = zip(sites, reads.execute(), strict=True)
-    found = {}
-    for site, stored in announced:
-        try:
-            found[site] = messages.decode(Announcement, stored).seen
-        except MalformedMessage:
-            continue  # as if it had said nothing
-    return found
-
-
-def _now(pipe: redis.client.Pipeline) -> float:
-    seconds, microseconds = pipe.time()
-    return float(seconds + microseconds / 1e6)
-
-
-def _read_state(pipe: redis.client.Pipeline, name: str) -> State:
-    head = pipe.hgetall(keys.head(name))
-    records = pipe.hgetall(keys.sites(name))
-    return State(
-        head=messages.from_hash(Head, head),
-        sites={
-            site.decode(): messages.decode(SiteRecord, record) for site, record in sorted(records.items())
-        },
-    )
-
-
-def _write_state(pipe: redis.client.Pipeline, experiment: Experiment, old: State, new: State) -> None:
-    """Queue what differs: head, records, orders; and what a site left behind for an order that is gone."""
-    name = experiment.name
-    pipe.hset(keys.head(name), mapping=messages.to_hash(new.head))
-    for site, record in new.sites.items():
-        if record == old.sites.get(site):
-            continue
-        pipe.hset(keys.sites(name), site, messages.encode(record))
-        if record.base_version is None:
-            pipe.delete(keys.order(name, site))
-        else:
-            order = Order(
-                site=site,
-                sequence=record.sequence,
-                base_version=record.base_version,
-                attempt=record.attempt,
-                seed=messages.seed_of(experiment, site, record.sequence),
-            )
-            pipe.set(keys.order(name, site), messages.encode(order))
-        before = old.sites.get(site, record)
-        if record.base_version is None or record.sequence != before.sequence:
-            pipe.delete(keys.lease(name, site), keys.delta(name, site))
-        elif record.attempt != before.attempt:
-            pipe.delete(keys.lease(name, site))
-
-
-def _append(pipe: redis.client.Pipeline, key: str, rows: Sequence[object], maxlen: int | None = None) -> None:
-    for row in rows:
-        pipe.xadd(key, {"row": messages.encode(row)}, maxlen=maxlen)

@@ -53,6 +53,7 @@ class Order:
     site: str
     sequence: PositiveInt
     base_version: NonNegativeInt
+    issued: Time  # tells it from one of the same number that a Redis has forgotten
     attempt: PositiveInt
     seed: NonNegativeInt
 
@@ -61,12 +62,18 @@ class Order:
         """`<site>/<sequence number>`."""
         return f"{self.site}/{self.sequence}"
 
+    @property
+    def claim(self) -> str:
+        """What a lease on it begins with."""
+        return claim(self.id, self.issued)
+
 
 @message
 class Submission:
     """What a site answers to an order: its delta, or why there is none."""
 
     order: OrderId
+    issued: Time  # the order's own
     delta: list[Any] | None = None  # a packed tree, still to be checked against the model
     error: str = Field(default="", max_length=500)
     num_examples: Count = 0
@@ -119,12 +126,27 @@ class MetricsRow:
     metrics: Metrics
 
 
+# Of a site's work; of a site; of the experiment, which was `unattended` while no coordinator looked after it.
+EventKind: TypeAlias = Literal[
+    "refused",
+    "resent",
+    "dropped",
+    "gone",
+    "back",
+    "software",
+    "unattended",
+    "finished",
+    "resumed",
+    "imported",
+]
+
+
 @message
 class Event:
     """Something that people want to know about: what went wrong, and what was done."""
 
     time: float
-    kind: Literal["refused", "resent", "dropped", "finished", "resumed"]
+    kind: EventKind
     site: str = ""
     order: str = ""
     detail: Annotated[str, Field(max_length=MAX_DETAIL)] = ""
@@ -188,6 +210,11 @@ def from_hash(kind: type[Message], stored: Mapping[bytes, bytes]) -> Message:
     except ValidationError as error:
         raise _refusal(kind, error, fields) from error
     return found
+
+
+def claim(order_id: str, issued: float) -> str:
+    """What a lease on the order begins with, before its holder."""
+    return f"{order_id} {issued!r}"
 
 
 def seed_of(experiment: Experiment, site: str, sequence: int) -> int:

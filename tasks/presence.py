@@ -1,8 +1,10 @@
 """What a site's worker says of itself while it lives: that it is there, and which leases it holds."""
 
 import logging
+import os
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 HOLDER = secrets.token_hex(8)  # this process, in the leases that it holds
 SOFTWARE = f"fedelta {version('fedelta')}"
 INTERVAL = LEASE / 3  # seconds; two renewals may be lost
+FINISH_SECONDS = 25.0  # that a worker which is told to end has for the orders that it is at work on
 
 
 class Presence:
@@ -25,7 +28,7 @@ class Presence:
 
     def __init__(self) -> None:
         """Silent until `start`."""
-        self._leases: dict[str, Lease] = {}
+        self._leases: dict[tuple[str, str], Lease] = {}  # by key and value
         self._stopping = threading.Event()
         self._idle = threading.Event()  # no lease is held
 
@@ -35,18 +38,22 @@ class Presence:
         threading.Thread(target=self._run, args=arguments, name="presence", daemon=True).start()
 
     def stop(self) -> None:
-        """End every pause, and the thread once no lease is held: a training that is at work is finished."""
+        """End every pause. What is at work is finished, or handed back if that takes too long."""
         self._stopping.set()
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether this process is at work under this very lease already."""
+        return (lease.key, lease.value) in self._leases
 
     @contextmanager
     def renewing(self, lease: Lease) -> Iterator[None]:
         """Renew the lease while the block runs."""
-        self._leases[lease.key] = lease
+        self._leases[lease.key, lease.value] = lease
         self._idle.clear()
         try:
             yield
         finally:
-            self._leases.pop(lease.key, None)
+            self._leases.pop((lease.key, lease.value), None)
             if not self._leases:
                 self._idle.set()
 
@@ -55,7 +62,7 @@ class Presence:
         return self._stopping.wait(seconds)
 
     def _run(self, ledger: SiteLedger, sites: tuple[str, ...]) -> None:
-        call = Call(kind="started", holder=HOLDER)
+        call, deadline = Call(kind="started", holder=HOLDER), 0.0
         while True:
             try:
                 ledger.announce(sites, SOFTWARE, call)
@@ -65,12 +72,23 @@ class Presence:
                 health.say_so()
             except redis.RedisError as error:
                 logger.warning("cannot announce %s: %s", ", ".join(sites), error)
-            if self._stopping.wait(INTERVAL) and (not self._leases or self._idle.wait(INTERVAL)):
-                break
+            if self._stopping.wait(INTERVAL):
+                deadline = deadline or time.monotonic() + FINISH_SECONDS
+                if not self._leases or self._idle.wait(INTERVAL) or time.monotonic() > deadline:
+                    break
+        unfinished = list(self._leases.values())
         try:
+            for lease in unfinished:
+                ledger.hand_back(lease)
+                logger.warning(
+                    "%s is handed back: it would take longer than a worker has to end", lease.order
+                )
             ledger.leave(sites)
         except redis.RedisError as error:
             logger.warning("cannot say that %s is gone: %s", ", ".join(sites), error)
+        if unfinished:
+            logging.shutdown()
+            os._exit(0)  # a thread that trains cannot be interrupted, and would be waited for
 
 
 presence = Presence()

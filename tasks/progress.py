@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import redis
 
-from tasks import codec, keys, ledger, messages
+from tasks import attendance, codec, keys, ledger, messages
 from tasks.messages import EvaluationRow, Event, HistoryRow, MetricsRow
 from tasks.state import Head, SiteRecord
 from workers.errors import MalformedMessage, NotFound
@@ -71,7 +71,7 @@ def read(client: redis.Redis, name: str, num_rows: int = 200) -> Progress:
         (seconds, microseconds), coordinator, head, records, history, metrics, events, *leases = (
             pipe.execute()
         )
-    seen = ledger.last_seen(client, sites)
+    seen = attendance.last_seen(client, sites)
     return Progress(
         name=name,
         spec=spec,

@@ -27,7 +27,8 @@ class Lease:
     """The right to work on an order, while it is renewed."""
 
     key: str
-    value: str  # order id and holder
+    order: str  # its id
+    value: str  # the order's claim, and the holder
     started: float  # by the ledger's clock
 
 
@@ -81,10 +82,12 @@ class SiteLedger:
             pipe.watch(keys.order(experiment, site), lease_key)
             stored, held = pipe.mget(keys.order(experiment, site), lease_key)
             order = messages.decode(Order, stored) if stored else None
-            is_held = held is not None and held.startswith(f"{order_id} ".encode())
-            if order is None or order.id != order_id or is_held or pipe.exists(keys.delta(experiment, site)):
+            if order is None or order.id != order_id:
                 return None
-            value = f"{order_id} {holder}"
+            is_held = held is not None and held.startswith(f"{order.claim} ".encode())
+            if is_held or pipe.exists(keys.delta(experiment, site)):
+                return None
+            value = f"{order.claim} {holder}"
             pipe.multi()
             pipe.set(lease_key, value, ex=LEASE)
             pipe.time()
@@ -94,7 +97,8 @@ class SiteLedger:
             except redis.WatchError:
                 return None  # the order is gone, or somebody else has the lease now
         return Taken(
-            order=order, lease=Lease(key=lease_key, value=value, started=seconds + microseconds / 1e6)
+            order=order,
+            lease=Lease(key=lease_key, order=order.id, value=value, started=seconds + microseconds / 1e6),
         )
 
     def renew(self, lease: Lease) -> bool:
@@ -114,6 +118,18 @@ class SiteLedger:
             except redis.WatchError:
                 return False
         return True
+
+    def hand_back(self, lease: Lease) -> None:
+        """Work on the order no more: whoever asks for it next has it at once."""
+        with self._redis.pipeline() as pipe:
+            pipe.watch(lease.key)
+            if pipe.get(lease.key) == lease.value.encode():
+                pipe.multi()
+                pipe.delete(lease.key)
+                try:
+                    pipe.execute()
+                except redis.WatchError:
+                    pass  # it is somebody else's by now
 
     def model(self, experiment: str, version: int, reference: dict[str, Array]) -> tuple[Params, int]:
         """The parameters of a version, and the bytes they came in.
@@ -143,7 +159,7 @@ class SiteLedger:
             with self._redis.pipeline() as pipe:
                 pipe.watch(order_key)
                 stored = pipe.get(order_key)
-                if stored is None or messages.decode(Order, stored).id != submission.order:
+                if stored is None or not _asks_for(messages.decode(Order, stored), submission):
                     return False
                 pipe.multi()
                 pipe.set(keys.delta(experiment, site), message)
@@ -178,3 +194,7 @@ class SiteLedger:
     def _now(self) -> float:
         seconds, microseconds = self._redis.time()
         return float(seconds + microseconds / 1e6)
+
+
+def _asks_for(order: Order, submission: Submission) -> bool:
+    return order.id == submission.order and order.issued == submission.issued

@@ -33,13 +33,19 @@ class SiteRecord:
 
     sequence: NonNegativeInt = 0  # of its last order
     base_version: NonNegativeInt | None = None  # of its unfinished order; None: it has none
-    attempt: NonNegativeInt = 0  # how often that order was sent
+    issued: float = 0.0  # when that order was given
+    attempt: NonNegativeInt = 0  # how often it was sent
     sent_at: float = 0.0
     updates: NonNegativeInt = 0
     staleness: NonNegativeInt = 0  # of its last update
     refusals: NonNegativeInt = 0  # in a row
-    is_interrupted: bool = False  # its last order was taken back by a stop
+    is_owed: bool = False  # it is to have an order as soon as it can: its last was taken back, or it was away
+    is_away: bool = False  # nothing was heard of it, and nobody holds its lease
     is_dropped: bool = False
+    software: str = ""  # that it last announced
+    absences: NonNegativeInt = 0  # how often it went away
+    resent: NonNegativeInt = 0  # orders sent again
+    refused: NonNegativeInt = 0  # submissions, in all
 
 
 @settings
@@ -53,6 +59,7 @@ class Head:
     applied: NonNegativeInt = 0
     refused: NonNegativeInt = 0
     resent: NonNegativeInt = 0
+    absences: NonNegativeInt = 0  # of sites
     bytes_up: NonNegativeInt = 0
     bytes_down: NonNegativeInt = 0
     started: float
@@ -78,6 +85,11 @@ class State:
     def active(self) -> tuple[str, ...]:
         """Sites that take part."""
         return tuple(site for site, record in self.sites.items() if not record.is_dropped)
+
+    @property
+    def at_hand(self) -> tuple[str, ...]:
+        """Sites that take part and are not away."""
+        return tuple(site for site in self.active if not self.sites[site].is_away)
 
     @property
     def outstanding(self) -> tuple[str, ...]:
@@ -109,9 +121,10 @@ def order(state: State, sites: Iterable[str], now: float) -> State:
                 state.sites[site],
                 sequence=state.sites[site].sequence + 1,
                 base_version=base,
+                issued=now,
                 attempt=1,
                 sent_at=now,
-                is_interrupted=False,
+                is_owed=False,
             )
             for site in sites
         },
@@ -121,7 +134,7 @@ def order(state: State, sites: Iterable[str], now: float) -> State:
 def resend(state: State, site: str, now: float) -> State:
     """The site's unfinished order is sent again: its message or its worker was lost."""
     record = state.sites[site]
-    record = dataclasses.replace(record, attempt=record.attempt + 1, sent_at=now)
+    record = dataclasses.replace(record, attempt=record.attempt + 1, sent_at=now, resent=record.resent + 1)
     return _with_head(_with_records(state, {site: record}), resent=state.head.resent + 1)
 
 
@@ -154,9 +167,40 @@ def refuse(state: State, site: str, *, is_fault: bool) -> State:
     record = state.sites[site]
     refusals = record.refusals + 1 if is_fault else record.refusals
     record = dataclasses.replace(
-        record, base_version=None, refusals=refusals, is_dropped=refusals >= MAX_REFUSALS
+        record,
+        base_version=None,
+        refusals=refusals,
+        refused=record.refused + 1,
+        is_dropped=refusals >= MAX_REFUSALS,
     )
     return _with_head(_with_records(state, {site: record}), refused=state.head.refused + 1)
+
+
+def go_away(state: State, site: str, *, is_synchronous: bool) -> State:
+    """Nothing is heard of the site; a round does not wait for it, so in one its order is taken back."""
+    record = state.sites[site]
+    record = dataclasses.replace(record, is_away=True, absences=record.absences + 1)
+    if is_synchronous and record.base_version is not None:
+        record = dataclasses.replace(record, base_version=None, is_owed=True)
+    return _with_head(_with_records(state, {site: record}), absences=state.head.absences + 1)
+
+
+def come_back(state: State, site: str, now: float) -> State:
+    """The site is there again, and has the order that it is owed."""
+    state = _with_records(state, {site: dataclasses.replace(state.sites[site], is_away=False)})
+    return order(state, [site], now) if state.sites[site].is_owed else state
+
+
+def owe(state: State, sites: Iterable[str]) -> State:
+    """These sites are to have an order as soon as they can."""
+    return _with_records(
+        state, {site: dataclasses.replace(state.sites[site], is_owed=True) for site in sites}
+    )
+
+
+def identify(state: State, site: str, software: str) -> State:
+    """The site has announced this software."""
+    return _with_records(state, {site: dataclasses.replace(state.sites[site], software=software)})
 
 
 def evaluate(state: State, now: float) -> State:
@@ -183,24 +227,37 @@ def evaluated(state: State, experiment: Experiment, metrics: Metrics, now: float
 
 def finish(state: State, outcome: Outcome, reason: str, now: float) -> State:
     """No more orders; the last version is scored, if it is not yet, and then the experiment is finished."""
-    cleared = {
-        site: dataclasses.replace(state.sites[site], base_version=None, is_interrupted=True)
-        for site in state.outstanding
-    }
-    state = _with_head(_with_records(state, cleared), outcome=outcome, reason=reason, phase="finishing")
+    state = _with_head(_take_back(state), outcome=outcome, reason=reason, phase="finishing")
     if state.head.evaluated == state.head.version or not state.active:
         return _with_head(state, phase="finished", finished=now, evaluating=None)
     return state if state.head.evaluating == state.head.version else evaluate(state, now)
 
 
+def at_rest(state: State, reason: str, now: float) -> State:
+    """The same, stopped at once: no order is open, nobody is asked to score; `resume` goes on from there."""
+    if state.head.phase == "finished":
+        return state
+    outcome = state.head.outcome or "stopped"  # one that is finishing has come to its own end
+    return _with_head(
+        _take_back(state),
+        phase="finished",
+        outcome=outcome,
+        reason=state.head.reason or reason,
+        finished=now,
+        evaluating=None,
+    )
+
+
 def resume(state: State, *, is_synchronous: bool, now: float) -> State:
     """A finished experiment goes on from where it is; sites that were dropped have another chance.
 
-    In a synchronous one, a site whose update is already in the round waits for the others.
+    In a synchronous one, a site whose update is already in the round waits for the others, and one that is
+    away has its order when it comes back.
     """
-    missing = [site for site, record in state.sites.items() if record.is_interrupted or record.is_dropped]
     again = {
-        site: dataclasses.replace(record, refusals=0, is_dropped=False)
+        site: dataclasses.replace(
+            record, refusals=0, is_dropped=False, is_owed=record.is_owed or record.is_dropped
+        )
         for site, record in state.sites.items()
     }
     state = _with_head(
@@ -212,7 +269,10 @@ def resume(state: State, *, is_synchronous: bool, now: float) -> State:
         paused=state.head.paused + now - (state.head.finished or now),
         evaluations_since_best=0,
     )
-    return order(state, missing if is_synchronous and missing else state.active, now)
+    if not is_synchronous:
+        return order(state, state.active, now)
+    owed = [site for site in state.active if state.sites[site].is_owed]
+    return order(state, [site for site in owed or state.active if site in state.at_hand], now)
 
 
 def counted(state: State) -> State:
@@ -242,6 +302,17 @@ def reason_to_stop_after(head: Head, metrics: Metrics, experiment: Experiment) -
     if patience and head.evaluations_since_best >= patience:
         return f"{experiment.watched_metric} is no better since {patience} evaluations"
     return None
+
+
+def _take_back(state: State) -> State:
+    """No order is open."""
+    return _with_records(
+        state,
+        {
+            site: dataclasses.replace(state.sites[site], base_version=None, is_owed=True)
+            for site in state.outstanding
+        },
+    )
 
 
 def _with_records(state: State, changed: Mapping[str, SiteRecord]) -> State:

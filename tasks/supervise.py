@@ -1,54 +1,79 @@
 """Supervision, at the coordinator: every few seconds, repair what a lost message or a dead process left."""
 
 import logging
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from tasks import dispatch, health, state, work
-from tasks.aggregate import aggregate
+from tasks import attendance, dispatch, health, messages, state, work
+from tasks.aggregate import aggregate, is_round_open
 from tasks.app import SUPERVISE_EVERY, app, connect, site_queue
 from tasks.collect import collect
-from tasks.ledger import Ledger, Turn
-from tasks.messages import Event
+from tasks.ledger import Ledger
+from tasks.messages import Announcement, Event, EventKind
 from tasks.site_ledger import LEASE
 from tasks.state import State
-from workers.errors import Conflict, FedeltaError
+from tasks.turn import Turn
+from workers.errors import Conflict, FedeltaError, MalformedMessage
 
 logger = logging.getLogger(__name__)
+
+# A coordinator that starts may be the successor of one that died before it sent what it had committed, so in
+# its first seconds it is less patient.
+_BEGUN = time.monotonic()
+JUST_SENT = 1.0  # seconds, in which a worker that has just started may be about to take an order
 
 
 @app.task(name="supervise")
 def supervise() -> None:
     """Look after every experiment that runs."""
-    ledger = Ledger(connect())
-    ledger.announce_coordinator(work.NAME)
+    client = connect()
+    ledger = Ledger(client)
+    lapse = attendance.announce_coordinator(client, work.NAME)
     health.say_so()
+    care = Care(lapse=lapse, patience=SUPERVISE_EVERY if time.monotonic() < _BEGUN + LEASE else LEASE)
     for experiment in ledger.running():
-        try:
-            look_after(ledger, experiment)
-        except FedeltaError as error:  # one that cannot be read must not hold up the others
-            logger.error("%s: cannot be looked after: %s", experiment, error)
+        look_after_in_any_case(ledger, experiment, care)
 
 
 @app.task(name="welcome")
 def welcome(site: str, holder: str) -> None:
-    """A site's worker has started: what another of its workers held is sent again at once."""
+    """A site's worker has started: what another of its workers held, or never took, is sent again at once."""
     ledger = Ledger(connect())
     for experiment in ledger.running():
-        if site in ledger.spec(experiment).experiment.sites:
-            look_after(ledger, experiment, alive={site: holder})
+        look_after_in_any_case(ledger, experiment, Care(started={site: holder}))
 
 
-def look_after(ledger: Ledger, experiment: str, alive: Mapping[str, str] | None = None) -> None:
-    """Repair one experiment; `alive` says of some sites which worker alone can still hold a lease."""
+@dataclass(frozen=True, kw_only=True)
+class Care:
+    """What is known to whoever looks after an experiment, beside the ledger."""
+
+    started: Mapping[str, str] = field(default_factory=dict)  # site -> which worker alone can hold its lease
+    patience: float = LEASE  # seconds after which an order that nobody took is sent again
+    lapse: float | None = None  # seconds that no coordinator looked
+
+
+def look_after_in_any_case(ledger: Ledger, experiment: str, care: Care) -> None:
+    """Repair one experiment; one that cannot be read must not hold up the others."""
+    try:
+        look_after(ledger, experiment, care)
+    except FedeltaError as error:
+        # One whose submission was cut off has a name, and nothing else.
+        level = logging.ERROR if ledger.has(experiment) else logging.DEBUG
+        logger.log(level, "%s: cannot be looked after: %s", experiment, error)
+
+
+def look_after(ledger: Ledger, experiment: str, care: Care) -> None:
+    """Repair one experiment, and see to what its sites have sent."""
     try:
         with ledger.turn(experiment) as turn:
-            old, new = turn.state, repair(turn, alive or {})
-            mail, asked = turn.has_mail, missing_scores(turn)
+            old, new = turn.state, repair(turn, care)
+            is_due, asked = turn.has_mail or is_round_open(turn), missing_scores(turn)
     except Conflict:
         logger.debug("%s: another coordinator is at work; the next round looks again", experiment)
         return
     dispatch.follow(experiment, old, new)
-    if mail:
+    if is_due:
         aggregate(experiment)
     if new.head.evaluating is not None:
         for site in asked:
@@ -56,38 +81,98 @@ def look_after(ledger: Ledger, experiment: str, alive: Mapping[str, str] | None 
         collect(experiment)
 
 
-def repair(turn: Turn, alive: Mapping[str, str]) -> State:
-    """One turn: stop when the time is over; send again what nobody is at work on."""
-    experiment, new = turn.spec.experiment, turn.state
-    if new.head.phase != "running":
-        return new
-    events = []
-    if reason := state.reason_to_stop(new.head, experiment, turn.now):
-        new = state.finish(new, "completed", reason, turn.now)
-        events.append(Event(time=turn.now, kind="finished", detail=reason))
-        return turn.commit(new, events=events)
-    submitted = turn.submitted()
-    for site, reason in lost_orders(turn, alive).items():
-        if site in submitted:
-            continue
-        order = f"{site}/{new.sites[site].sequence}"
-        new = state.resend(new, site, turn.now)
-        events.append(Event(time=turn.now, kind="resent", site=site, order=order, detail=reason))
-        logger.warning("%s %s: sent again: %s", experiment.name, order, reason)
+@dataclass
+class Repair:
+    """What one repair has changed and noted so far."""
+
+    experiment: str
+    now: float
+    state: State
+    events: list[Event] = field(default_factory=list)
+
+    def note(self, kind: EventKind, detail: str, site: str = "", order: str = "") -> None:
+        """Let people know, in the events and in the log."""
+        detail = messages.one_line(detail)
+        self.events.append(Event(time=self.now, kind=kind, site=site, order=order, detail=detail))
+        logger.warning("%s %s: %s: %s", self.experiment, order or site, kind, detail)
+
+
+def repair(turn: Turn, care: Care) -> State:
+    """One turn: stop when the time is over, note who is gone or back, send again what is lost."""
+    experiment, head = turn.spec.experiment, turn.state.head
+    if head.phase != "running":
+        return turn.state
+    if reason := state.reason_to_stop(head, experiment, turn.now):
+        new = state.finish(turn.state, "completed", reason, turn.now)
+        return turn.commit(new, events=[Event(time=turn.now, kind="finished", detail=reason)])
+    so_far = Repair(experiment=experiment.name, now=turn.now, state=turn.state)
+    if care.lapse is not None and (lapse := min(care.lapse, waited(turn, head.started))) > LEASE:
+        so_far.note("unattended", f"no coordinator looked after it for {lapse:.0f} s")
+    leases, submitted = turn.leases(), turn.submitted()
+    call_the_roll(turn, so_far, leases)
+    for site, reason in lost_orders(turn, leases, care).items():
+        if site not in submitted and so_far.state.sites[site].base_version is not None:
+            so_far.state = state.resend(so_far.state, site, turn.now)
+            so_far.note("resent", reason, site, f"{site}/{turn.state.sites[site].sequence}")
     unheard = [site for site in submitted if site not in turn.waiting]
-    return turn.commit(new, events=events, ask_again=unheard) if events or unheard else new
+    if so_far.state == turn.state and not so_far.events and not unheard:
+        return turn.state
+    return turn.commit(so_far.state, events=so_far.events, ask_again=unheard)
 
 
-def lost_orders(turn: Turn, alive: Mapping[str, str]) -> dict[str, str]:
+def call_the_roll(turn: Turn, so_far: Repair, leases: Mapping[str, str]) -> None:
+    """Note which sites have gone, which are back, and with what software.
+
+    A site is away when nobody holds its lease and its worker has not announced itself for as long as a lease
+    lasts.
+    """
+    announced = turn.announced()
+    seen = {site: said.seen for site, said in announced.items() if isinstance(said, Announcement)}
+    recent = attendance.recent(seen, turn.now)
+    is_synchronous = turn.spec.experiment.strategy.is_synchronous
+    for site in turn.state.active:
+        record, said = turn.state.sites[site], announced.get(site)
+        is_here = site in recent or site in leases
+        if is_here and record.is_away:
+            so_far.state = state.come_back(so_far.state, site, turn.now)
+            so_far.note("back", f"with {said.software}" if isinstance(said, Announcement) else "", site)
+        elif not is_here and not record.is_away and waited(turn, record.sent_at) > LEASE:
+            so_far.state = state.go_away(so_far.state, site, is_synchronous=is_synchronous)
+            so_far.note("gone", why_away(said, turn.now), site)
+        if isinstance(said, Announcement) and said.software != record.software:
+            so_far.state = state.identify(so_far.state, site, said.software)
+            if record.software:
+                so_far.note("software", f"{said.software} now, {record.software} before", site)
+
+
+def why_away(said: Announcement | MalformedMessage | None, now: float) -> str:
+    """What is known of a site that is away."""
+    if said is None:
+        return "never seen"
+    if isinstance(said, MalformedMessage):
+        return f"what it announces cannot be read here: {said}"
+    return f"last seen {max(0.0, now - said.seen):.0f} s ago"
+
+
+def lost_orders(turn: Turn, leases: Mapping[str, str], care: Care) -> dict[str, str]:
     """By site, why its unfinished order is to be sent again."""
-    leases, lost = turn.leases(), {}
+    lost, overdue = {}, []
     for site in turn.state.outstanding:
-        holder, waited = leases.get(site), turn.now - turn.state.sites[site].sent_at
-        if holder is not None and alive.get(site, holder) != holder:
+        holder, seconds = leases.get(site), waited(turn, turn.state.sites[site].sent_at)
+        if holder is not None and care.started.get(site, holder) != holder:
             lost[site] = "the worker that was at work on it is gone, and another has started"
-        elif holder is None and waited > LEASE and not dispatch.num_waiting(site_queue(site)):
-            lost[site] = f"nobody is at work on it {waited:.0f} s after it was sent"
+        elif holder is None and seconds > (JUST_SENT if site in care.started else care.patience):
+            overdue.append((site, seconds))
+    waiting = dispatch.num_waiting([site_queue(site) for site, _ in overdue])
+    for site, seconds in overdue:
+        if not waiting[site_queue(site)]:
+            lost[site] = f"nobody is at work on it {seconds:.0f} s after it was sent"
     return lost
+
+
+def waited(turn: Turn, since: float) -> float:
+    """Seconds since then; if the ledger's clock was set back, at least so many that nothing waits for it."""
+    return abs(turn.now - since)
 
 
 def missing_scores(turn: Turn) -> list[str]:
@@ -95,9 +180,10 @@ def missing_scores(turn: Turn) -> list[str]:
     head = turn.state.head
     if head.evaluating is None:
         return []
-    waited = turn.now - head.evaluating_since
-    if int(waited / LEASE) == int((waited - SUPERVISE_EVERY) / LEASE):
+    seconds = turn.now - head.evaluating_since
+    if int(seconds / LEASE) == int((seconds - SUPERVISE_EVERY) / LEASE):
         return []
     answered = turn.evaluations()
     silent = [site for site in turn.state.active if site not in answered]
-    return [site for site in silent if not dispatch.num_waiting(site_queue(site))]
+    waiting = dispatch.num_waiting([site_queue(site) for site in silent])
+    return [site for site in silent if not waiting[site_queue(site)]]

@@ -7,14 +7,14 @@ import time
 import redis
 from redis import RedisError
 
-from tasks import codec
+from tasks import codec, hooks
 from tasks.app import app, connect
 from tasks.messages import Order, Submission
 from tasks.participation import participation
 from tasks.presence import HOLDER, presence
 from tasks.site_ledger import Lease, SiteLedger
 from workers import client_update
-from workers.errors import FedeltaError
+from workers.errors import FedeltaError, MalformedMessage
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +27,22 @@ def train(experiment: str, order: str) -> None:
 
     A second message for the same order finds it taken, submitted or gone, and does nothing.
     """
+    hooks.reached("train.received")
     ledger = SiteLedger(connect())
-    taken = ledger.take(experiment, order, HOLDER)
-    if taken is None:
+    try:
+        taken = ledger.take(experiment, order, HOLDER)
+    except MalformedMessage as error:
+        logger.error("%s %s: is this the centre's fedelta? %s", experiment, order, error)
+        return
+    if taken is None or presence.holds(taken.lease):
         logger.debug("%s %s: nothing to do", experiment, order)
         return
+    hooks.reached("train.taken")
     with presence.renewing(taken.lease):
         submission = submission_for(ledger, experiment, taken.order, taken.lease)
+        hooks.reached("train.trained")
         hand_in(ledger, experiment, taken.lease, submission)
+    hooks.reached("train.stored")
 
 
 def submission_for(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -> Submission:
@@ -49,22 +57,24 @@ def submission_for(ledger: SiteLedger, experiment: str, order: Order, lease: Lea
         reason = f"{type(error).__name__}; the log of the site's worker says more"
         logger.exception("%s %s: training failed", experiment, order.id)
     logger.error("%s %s: %s", experiment, order.id, reason)
-    return Submission(order=order.id, error=reason[:500])
+    return Submission(order=order.id, issued=order.issued, error=reason[:500])
 
 
 def hand_in(ledger: SiteLedger, experiment: str, lease: Lease, submission: Submission) -> None:
     """Submit, however long Redis is away: what took hours to train is not thrown away for a restart.
 
+    Redis may be full, too, or unable to write to its disk: somebody will see to it.
+
     Raises:
-        RedisError: the worker was told to end meanwhile, or Redis refuses.
+        RedisError: the worker was told to end meanwhile, or this site is let in no more.
     """
     while True:
         try:
             counts = ledger.submit(experiment, lease, submission)
             break
-        except redis.AuthenticationError:
-            raise  # this site is let in no more
-        except (redis.ConnectionError, redis.TimeoutError) as error:
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError):
+            raise
+        except RedisError as error:
             logger.warning("%s %s: waits to be handed in: %s", experiment, submission.order, error)
             if presence.pause(RETRY_SECONDS):
                 raise
@@ -96,6 +106,7 @@ def carry_out(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -
     logger.debug("%s %s: loss %.4f from version %d", experiment, order.id, trained.loss, order.base_version)
     return Submission(
         order=order.id,
+        issued=order.issued,
         delta=codec.pack_tree(trained.delta),
         num_examples=len(part.data.train),
         loss=float(trained.loss),

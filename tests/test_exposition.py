@@ -17,32 +17,52 @@ from tests.conftest import constant, drain, make_spec, submit, zeros
 from tests.test_bell import DEADLINE
 from workers.errors import Unavailable
 
-# Site a has two updates, ab one and c was refused; see `trial`.
+# Site a has two updates, ab one and is away for the second time, c was dropped.
 EXPECTED = """\
-# HELP fedelta_updates_total Updates applied.
-# TYPE fedelta_updates_total counter
-fedelta_updates_total{experiment="trial",site="a"} 2.0
-fedelta_updates_total{experiment="trial",site="ab"} 1.0
-fedelta_updates_total{experiment="trial",site="c"} 0.0
 # HELP fedelta_refusals_total Submissions refused.
 # TYPE fedelta_refusals_total counter
 fedelta_refusals_total{experiment="trial"} 6.0
 # HELP fedelta_resent_orders_total Orders sent again.
 # TYPE fedelta_resent_orders_total counter
 fedelta_resent_orders_total{experiment="trial"} 4.0
-# HELP fedelta_bytes_total Bytes of models and deltas.
-# TYPE fedelta_bytes_total counter
-fedelta_bytes_total{direction="up",experiment="trial"} 300.0
-fedelta_bytes_total{direction="down",experiment="trial"} 600.0
 # HELP fedelta_model_version Committed server steps.
 # TYPE fedelta_model_version gauge
 fedelta_model_version{experiment="trial"} 3.0
 # HELP fedelta_experiment_running 1 while not finished.
 # TYPE fedelta_experiment_running gauge
 fedelta_experiment_running{experiment="trial"} 1.0
+# HELP fedelta_bytes_total Bytes of models and deltas.
+# TYPE fedelta_bytes_total counter
+fedelta_bytes_total{direction="up",experiment="trial"} 300.0
+fedelta_bytes_total{direction="down",experiment="trial"} 600.0
 # HELP fedelta_metric Mean over sites, last scored.
 # TYPE fedelta_metric gauge
 fedelta_metric{experiment="trial",metric="mse"} 2.5
+# HELP fedelta_updates_total Updates applied.
+# TYPE fedelta_updates_total counter
+fedelta_updates_total{experiment="trial",site="a"} 2.0
+fedelta_updates_total{experiment="trial",site="ab"} 1.0
+fedelta_updates_total{experiment="trial",site="c"} 0.0
+# HELP fedelta_site_refusals_total Submissions refused.
+# TYPE fedelta_site_refusals_total counter
+fedelta_site_refusals_total{experiment="trial",site="a"} 1.0
+fedelta_site_refusals_total{experiment="trial",site="ab"} 0.0
+fedelta_site_refusals_total{experiment="trial",site="c"} 5.0
+# HELP fedelta_site_resent_orders_total Orders sent again.
+# TYPE fedelta_site_resent_orders_total counter
+fedelta_site_resent_orders_total{experiment="trial",site="a"} 0.0
+fedelta_site_resent_orders_total{experiment="trial",site="ab"} 4.0
+fedelta_site_resent_orders_total{experiment="trial",site="c"} 0.0
+# HELP fedelta_site_absences_total Times it went away.
+# TYPE fedelta_site_absences_total counter
+fedelta_site_absences_total{experiment="trial",site="a"} 0.0
+fedelta_site_absences_total{experiment="trial",site="ab"} 2.0
+fedelta_site_absences_total{experiment="trial",site="c"} 0.0
+# HELP fedelta_site_away 1 while nothing is heard of it.
+# TYPE fedelta_site_away gauge
+fedelta_site_away{experiment="trial",site="a"} 0.0
+fedelta_site_away{experiment="trial",site="ab"} 1.0
+fedelta_site_away{experiment="trial",site="c"} 0.0
 # HELP fedelta_site_dropped 1 after too many refusals.
 # TYPE fedelta_site_dropped gauge
 fedelta_site_dropped{experiment="trial",site="a"} 0.0
@@ -125,9 +145,9 @@ def sample(name, **labels):
 
 def test_every_fact_of_the_ledger_is_a_line(client):
     begin(client, version=3, refused=6, resent=4, bytes_up=300, bytes_down=600)
-    record(client, "a", updates=2)
-    record(client, "ab", updates=1)
-    record(client, "c", is_dropped=True)
+    record(client, "a", updates=2, refused=1)
+    record(client, "ab", updates=1, resent=4, absences=2, is_away=True)
+    record(client, "c", refused=5, is_dropped=True)
     announce(client, "a", 1000.5)
     announce(client, "c", 900.0)
     score(client, 0, 9.0)
@@ -152,6 +172,14 @@ def test_each_experiment_has_its_lines_and_a_site_of_two_was_seen_once(client):
 def test_an_experiment_that_is_finishing_still_runs(client):
     begin(client, phase="finishing")
     assert 'fedelta_experiment_running{experiment="trial"} 1.0' in shown()
+
+
+@pytest.mark.parametrize("phase", ["finishing", "finished"])
+def test_nobody_is_called_away_from_an_experiment_that_gives_no_more_orders(client, phase):
+    begin(client, phase=phase)
+    record(client, "ab", absences=1, is_away=True)  # and nobody will note that it is back
+    assert 'fedelta_site_away{experiment="trial",site="ab"} 0.0' in shown()
+    assert 'fedelta_site_absences_total{experiment="trial",site="ab"} 1.0' in shown()
 
 
 def test_an_empty_ledger_has_no_samples(client):

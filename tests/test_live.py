@@ -6,7 +6,7 @@ from rich.console import Console
 
 from orchestrator import live
 from orchestrator.live import BARS, TREND_LENGTH, PlainLines
-from tasks.messages import HistoryRow, MetricsRow
+from tasks.messages import Event, HistoryRow, MetricsRow
 from tasks.progress import Progress, SiteProgress
 from tasks.state import Head, SiteRecord
 from tests.conftest import make_spec
@@ -41,7 +41,13 @@ def site(name="a", *, seen=STARTED, is_training=False, **record):
     return SiteProgress(name=name, record=SiteRecord(**record), is_training=is_training, seen=seen)
 
 
-def progress_of(*, seconds=0.0, spec=None, sites=(), history=(), metrics=(), has_coordinator=True, **head):
+def event(seconds, kind, site="", detail=""):
+    return Event(time=STARTED + seconds, kind=kind, site=site, detail=detail)
+
+
+def progress_of(
+    *, seconds=0.0, spec=None, sites=(), history=(), metrics=(), has_coordinator=True, events=(), **head
+):
     return Progress(
         name="trial",
         spec=spec or make_spec(),
@@ -51,7 +57,7 @@ def progress_of(*, seconds=0.0, spec=None, sites=(), history=(), metrics=(), has
         sites=sites,
         history=history,
         metrics=metrics,
-        events=(),
+        events=events,
     )
 
 
@@ -96,6 +102,11 @@ def test_a_line_says_what_went_wrong():
     assert live.line(progress_of(refused=2, resent=1)).endswith("0.0 updates/s  2 refused, 1 sent again")
 
 
+def test_a_line_counts_absences_only_if_there_were_any():
+    assert live.line(progress_of(absences=2)).endswith("0.0 updates/s  0 refused, 0 sent again, 2 absences")
+    assert live.line(progress_of()).endswith("0.0 updates/s")
+
+
 def test_a_line_leaves_pauses_out_and_stops_its_clock_at_the_end():
     assert live.line(progress_of(seconds=50.0, paused=20.0)).startswith("   30.0 s")
     ended = progress_of(seconds=50.0, paused=20.0, phase="finished", finished=STARTED + 25.0)
@@ -122,24 +133,6 @@ def test_a_trend_of_equal_values_is_flat():
 
 def test_a_trend_shows_the_newest_values():
     assert live.trend([1e9, *[0.0] * (TREND_LENGTH - 1), 1.0]) == BARS[0] * (TREND_LENGTH - 1) + BARS[7]
-
-
-@pytest.mark.parametrize(
-    ("state", "facts"),
-    [
-        ("not there", {"seen": None}),
-        ("gone", {"seen": STARTED - 15.1}),
-        ("waiting", {"seen": STARTED - 15.0}),
-        ("waiting", {}),
-        ("ordered", {"base_version": 0}),
-        ("training", {"base_version": 0, "is_training": True}),
-        ("gone", {"seen": STARTED - 60.0, "base_version": 0, "is_training": True}),
-        ("dropped", {"is_dropped": True}),
-        ("dropped", {"is_dropped": True, "seen": None}),
-    ],
-)
-def test_the_state_of_a_site(state, facts):
-    assert live.site_state(progress_of(), site(**facts)) == state
 
 
 def test_goals_are_the_stop_conditions_that_count_something():
@@ -276,16 +269,6 @@ def test_an_evaluation_that_nobody_answered_does_not_disturb_the_view():
     assert "at version" not in live.line(progress_of(metrics=(unanswered,)))
 
 
-def test_who_is_missing_is_named_after_a_few_seconds():
-    sites = (site("a", seen=STARTED + 9), site("b", seen=None), site("c", seen=STARTED - 60))
-    assert live.missing(progress_of(seconds=10, sites=sites)) == ["no worker of b, c"]
-    assert live.missing(progress_of(seconds=10, has_coordinator=False)) == ["no coordinator"]
-    assert live.missing(progress_of(seconds=1, sites=sites, has_coordinator=False)) == []
-    assert live.missing(progress_of(seconds=10, sites=sites, phase="finished")) == []
-    assert "no worker of b, c" in live.line(progress_of(seconds=10, sites=sites))
-    assert "no worker of b, c" in shown(live.table(progress_of(seconds=10, sites=sites)))
-
-
 def test_a_mean_that_is_not_over_all_sites_says_so():
     metrics = (score(3, mse=0.25, r2=0.5),)  # over three
     of_three, of_four = ([site(name) for name in names] for names in ("abc", "abcd"))
@@ -293,3 +276,69 @@ def test_a_mean_that_is_not_over_all_sites_says_so():
     assert "mean over 3 of 4 sites" in shown(live.table(progress_of(metrics=metrics, sites=of_four)))
     assert "mean over" not in live.line(progress_of(metrics=metrics, sites=of_three))
     assert "mean over" not in shown(live.table(progress_of(metrics=metrics, sites=of_three)))
+
+
+GONE = event(12.3, "gone", "north", "last seen 11 s ago")
+BACK = event(40.0, "back", "north", "with fedelta 0.1.0")
+UNATTENDED = event(77.0, "unattended", detail="no coordinator looked after it for 31 s")
+FINISHED = event(80.0, "finished", detail="200 updates are applied")
+
+
+def test_the_table_ends_with_the_newest_faults_the_newest_last():
+    many = [event(n, "resent", "south", f"reason {n}") for n in range(1, 10)]
+    text = shown(live.table(progress_of(seconds=90, events=[*many, GONE, BACK, UNATTENDED, FINISHED])))
+    lines = [line.strip("│ ") for line in text.splitlines()]
+    assert lines[lines.index("newest faults") + 1 : -1] == [
+        "8.0 s  south  order sent again: reason 8",
+        "9.0 s  south  order sent again: reason 9",
+        "12.3 s  north  gone: last seen 11 s ago",
+        "40.0 s  north  back: with fedelta 0.1.0",
+        "77.0 s  unattended: no coordinator looked after it for 31 s",
+    ]
+    assert max(map(len, text.splitlines())) == live.WIDTH
+
+
+def test_the_table_of_an_experiment_without_faults_has_no_list_of_them():
+    assert "faults" not in shown(live.table(progress_of(events=[FINISHED])))
+
+
+def test_a_fault_takes_one_line_of_the_table_however_long_it_is():
+    long = event(1.0, "refused", "n" * 63, "[bold]no\nmarkup[/bold] " + "x" * 900)
+    before = shown(live.table(progress_of(sites=[site("a")])))
+    after = shown(live.table(progress_of(sites=[site("a")], events=[long])))
+    assert len(after.splitlines()) == len(before.splitlines()) + 3  # an empty one, the heading, the fault
+    assert f"{'n' * 24}  update refused: [bold]no markup[/bold]" in after
+
+
+def test_times_of_faults_leave_pauses_out():
+    resumed = Event(time=STARTED + 60.0, kind="resumed", pause=50.0)
+    found = progress_of(seconds=90, paused=50.0, events=[event(5.0, "gone", "a"), resumed, UNATTENDED])
+    text = shown(live.table(found))
+    assert "5.0 s  a  gone" in text
+    assert "27.0 s  unattended" in text  # 77 - 50
+
+
+def test_plain_lines_show_each_fault_once_when_it_happens(console):
+    show = PlainLines(console)
+    show(progress_of(seconds=1.0))
+    show(progress_of(seconds=1.1, events=[GONE]))
+    show(progress_of(seconds=1.2, events=[GONE]))
+    show(progress_of(seconds=1.3, events=[GONE, BACK, UNATTENDED]))
+    show(progress_of(seconds=1.4, events=[BACK, UNATTENDED, FINISHED]))  # the window has moved on
+    assert lines_of(console) == [
+        "    1.0 s  0 updates  version 0  0.0 updates/s",
+        "   12.3 s  north  gone: last seen 11 s ago",
+        "   40.0 s  north  back: with fedelta 0.1.0",
+        "   77.0 s  unattended: no coordinator looked after it for 31 s",
+    ]
+
+
+def test_who_begins_to_watch_late_is_shown_the_newest_faults(console):
+    show = PlainLines(console)
+    show(progress_of(seconds=50.0, events=[event(n, "resent", "south") for n in range(10)]))
+    assert [line.split()[0] for line in lines_of(console)] == ["5.0", "6.0", "7.0", "8.0", "9.0", "50.0"]
+
+
+def test_a_fault_is_shown_as_it_is_written_whatever_it_looks_like(console):
+    PlainLines(console)(progress_of(events=[event(2.0, "refused", "a", "[red]no[/red] \x1b[2Jmarkup")]))
+    assert lines_of(console)[0] == "    2.0 s  a  update refused: [red]no[/red]  [2Jmarkup"

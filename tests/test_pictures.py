@@ -1,12 +1,12 @@
 import dataclasses
 import io
 
-import matplotlib.colors
 import numpy as np
 import pytest
 
 from orchestrator import pictures, results
-from orchestrator.pictures import COLOURS, MAX_NAMED_SITES, MAX_TIMELINE_SITES, Tables
+from orchestrator.pictures import MAX_NAMED_SITES, Tables
+from orchestrator.timeline import timeline
 from tests.conftest import make_spec
 from workers.spec import Schema
 
@@ -28,8 +28,9 @@ def score(site, version, *, mse="", r2="", seconds="", applied=""):
     return {name: str(value) for name, value in row.items()}
 
 
-def tables_of(*, spec=SPEC, params=None, history=(), evaluations=()):
-    return Tables(spec=spec, params=params or {}, history=history, evaluations=evaluations)
+def tables_of(*, spec=SPEC, params=None, history=(), evaluations=(), events=(), seconds=9.0):
+    found = {"history": history, "evaluations": evaluations, "events": events}
+    return Tables(spec=spec, params=params or {}, seconds=seconds, **found)
 
 
 def many_sites(count):
@@ -137,31 +138,6 @@ def test_staleness_has_a_place_for_each_site_with_its_number_of_updates():
         assert all(abs(x - place) <= 0.15 for x in line.get_xdata())
 
 
-def test_the_timeline_has_a_bar_for_each_order():
-    history = [
-        update("c", started=0.5, training_seconds=2.0),
-        update("a", started=1.0, training_seconds=0.25),
-        update("c", started=3.0, training_seconds=1.5),
-    ]
-    (axes,) = pictures.timeline(tables_of(history=history)).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "ab", "c"]
-    bars = [
-        [path.get_extents().intervalx.tolist() for path in collection.get_paths()]
-        for collection in axes.collections
-    ]
-    assert bars == [[[1.0, 1.25]], [], [[0.5, 2.5], [3.0, 4.5]]]
-    colours = [matplotlib.colors.to_hex(collection.get_facecolor()[0]) for collection in axes.collections]
-    assert colours == list(COLOURS[:3])
-
-
-def test_the_timeline_of_very_many_sites_shows_the_first_and_says_so():
-    spec = many_sites(MAX_TIMELINE_SITES + 1)
-    last = spec.experiment.sites[-1]
-    (axes,) = pictures.timeline(tables_of(spec=spec, history=[update(last)])).axes
-    assert axes.get_title(loc="left") == f"Who trained when (the first {MAX_TIMELINE_SITES} sites)"
-    assert len(axes.collections) == MAX_TIMELINE_SITES
-
-
 @pytest.mark.parametrize(("count", "has_legend"), [(MAX_NAMED_SITES, True), (MAX_NAMED_SITES + 1, False)])
 def test_a_legend_names_the_sites_unless_they_are_too_many(count, has_legend):
     spec = many_sites(count)
@@ -195,7 +171,7 @@ def test_the_fitted_line_goes_through_the_models_predictions():
         pictures.metric_over_updates,
         pictures.loss,
         pictures.staleness,
-        pictures.timeline,
+        timeline,
     ],
     ids=lambda draw: draw.__name__,
 )

@@ -18,6 +18,7 @@ from workers.spec import Schema
 EVALUATION_COLUMNS = ("seconds", "version", "applied", "site", "num_examples")
 EVENT_COLUMNS = ("seconds", "kind", "site", "order", "detail")
 PICTURES = {"metric-over-time", "metric-over-updates", "loss", "staleness", "timeline"}
+IN_ORDER = {"absences": 0, "resent": 0, "refused": 0, "is_dropped": False}
 NASTY = '<script>alert("&")</script>'
 
 CLASSES = dataclasses.replace(
@@ -49,11 +50,11 @@ def summary_of(spec, **changed):
     return {
         **{"name": "trial", "strategy": "fedasync", "outcome": "completed", "reason": "it is enough"},
         **{"applied": 0, "versions": 0, "refused": 0, "resent": 0, "bytes_up": 0, "bytes_down": 0},
+        "faults": {},
         **{"seconds": 10.0, "first_update_seconds": None, "updates_per_second": 0.0},
         "metrics": {"global": {}, "sites": {}},
         "sites": {
-            site: {"updates": 0, "is_dropped": False, "held_out_examples": None}
-            for site in spec.experiment.sites
+            site: {**IN_ORDER, "updates": 0, "held_out_examples": None} for site in spec.experiment.sites
         },
         **changed,
     }
@@ -147,9 +148,9 @@ def run(tmp_path_factory):
                 },
             },
             sites={
-                "a": {"updates": 1, "is_dropped": False, "held_out_examples": 5},
-                "ab": {"updates": 2, "is_dropped": False, "held_out_examples": 15},
-                "c": {"updates": 0, "is_dropped": True, "held_out_examples": None},
+                "a": {**IN_ORDER, "updates": 1, "held_out_examples": 5},
+                "ab": {**IN_ORDER, "updates": 2, "held_out_examples": 15},
+                "c": {**IN_ORDER, "updates": 0, "held_out_examples": None},
             },
         ),
         history=[
@@ -292,3 +293,60 @@ def test_a_run_without_its_model_has_no_report(tmp_path):
     with pytest.raises(DataError, match="model.safetensors: cannot be read as safetensors"):
         report.write(run)
     assert not (tmp_path / "report.html").exists()
+
+
+def section(run, heading, until):
+    """The page's part between two headings."""
+    text = (run.folder / "report.html").read_text("utf-8")
+    return text.partition(f"<h2>{heading}</h2>")[2].partition(f"<h2>{until}</h2>")[0]
+
+
+def report_of(folder, summary, **tables):
+    run = run_of(folder, CLASSES, ("auroc", "accuracy", "log_loss"), summary, **tables)
+    report.write(run)
+    return run
+
+
+def test_the_page_names_the_faults_with_times_counts_and_sites(tmp_path):
+    happened = {
+        "resent": {"count": 3, "first_seconds": 1.25, "last_seconds": 7.0, "sites": {"a": 1, "c": 2}},
+        "gone": {"count": 1, "first_seconds": None, "last_seconds": 2.0, "sites": {"a": 1}},
+    }
+    sites = {
+        "a": {**IN_ORDER, "absences": 1, "resent": 1},
+        "ab": IN_ORDER,
+        "c": {**IN_ORDER, "resent": 2, "refused": 5, "is_dropped": True},
+    }
+    summary = summary_of(
+        CLASSES,
+        faults={kind: {"is_at_least": False, **facts} for kind, facts in happened.items()},
+        sites={site: {**facts, "held_out_examples": None} for site, facts in sites.items()},
+    )
+    events = [{"seconds": 2.0, "kind": "gone", "site": "a", "order": "", "detail": "never seen"}]
+    found = Page(section(report_of(tmp_path, summary, events=events), "Faults", "The course"))
+    assert found.rows == [
+        ["", "times", "first", "last", "sites"],
+        ["orders sent again", "3", "1.2 s", "7.0 s", "c 2, a 1"],
+        ["sites gone", "1", "not known", "2.0 s", "a 1"],
+        ["", "away", "sent again", "refused", "dropped"],
+        ["a", "1", "1", "0", ""],
+        ["c", "0", "2", "5", "yes"],
+    ]
+
+
+def test_a_run_without_faults_says_so(tmp_path):
+    assert section(report_of(tmp_path, summary_of(CLASSES)), "Faults", "The course").strip() == "<p>None.</p>"
+
+
+def test_faults_that_concern_no_site_have_no_table_of_sites(tmp_path):
+    lapse = {"count": 1, "is_at_least": False, "first_seconds": 1.0, "last_seconds": 1.0, "sites": {}}
+    written = report_of(tmp_path, summary_of(CLASSES, faults={"unattended": lapse}))
+    found = Page(section(written, "Faults", "The course"))
+    assert found.rows[1:] == [["without a coordinator", "1", "1.0 s", "1.0 s", ""]]
+
+
+def test_a_summary_of_a_version_that_counted_no_faults_has_a_report(tmp_path):
+    old = summary_of(CLASSES)
+    del old["faults"]
+    old["sites"] = {site: {"updates": 0, "held_out_examples": None} for site in old["sites"]}
+    assert "Not counted" in section(report_of(tmp_path, old), "Faults", "The course")

@@ -41,7 +41,11 @@ def finished(client, run):
     """A run that ended at version 2: two sites trained, one of them scored the end, the third was dropped."""
     Ledger(client).create("trial", make_spec(), zeros())
     client.set(keys.model("trial", 2), codec.encode_tree(MODEL))
-    records = {"a": SiteRecord(updates=1), "ab": SiteRecord(updates=1), "c": SiteRecord(is_dropped=True)}
+    records = {
+        "a": SiteRecord(updates=1),
+        "ab": SiteRecord(updates=1, absences=2, resent=3),
+        "c": SiteRecord(is_dropped=True, refused=1),
+    }
     client.hset(keys.sites("trial"), mapping={site: messages.encode(r) for site, r in records.items()})
     put(
         client,
@@ -98,7 +102,9 @@ def finished(client, run):
         client,
         keys.events("trial"),
         Event(time=BEGUN + 3, kind="refused", site="c", order="c/1", detail='not finite, "weight"'),
-        Event(time=BEGUN + 5, kind="finished", detail="2 updates are applied"),
+        Event(time=BEGUN + 5, kind="finished", detail="stopped by hand"),
+        Event(time=BEGUN + 6, kind="resumed", detail="after 1.0 s", pause=1.0),
+        Event(time=BEGUN + 6, kind="finished", detail="2 updates are applied"),
     )
     put_head(
         client,
@@ -158,6 +164,8 @@ def test_the_events_say_what_happened_when(client, finished):
     results.write(client, finished)
     assert [tuple(row.values()) for row in rows_of(finished.folder / "events.csv")] == [
         ("3.0", "refused", "c", "c/1", 'not finite, "weight"'),
+        ("5.0", "finished", "", "", "stopped by hand"),
+        ("5.0", "resumed", "", "", "after 1.0 s"),  # which are left out
         ("5.0", "finished", "", "", "2 updates are applied"),
     ]
 
@@ -175,6 +183,8 @@ def test_the_saved_model_is_that_of_the_last_version_with_its_description(client
 
 def test_the_summary_counts_from_the_command_and_leaves_pauses_out(client, finished):
     results.write(client, finished)
+    in_order = {"updates": 0, "absences": 0, "resent": 0, "refused": 0, "is_dropped": False}
+    in_order |= {"held_out_examples": None}
     assert finished.summary == {
         "name": "trial",
         "strategy": "fedasync",
@@ -189,12 +199,30 @@ def test_the_summary_counts_from_the_command_and_leaves_pauses_out(client, finis
         "updates_per_second": 0.4,
         "bytes_up": 601,
         "bytes_down": 401,
+        "faults": {
+            "refused": {
+                **{"count": 1, "is_at_least": False, "first_seconds": 3.0, "last_seconds": 3.0},
+                "sites": {"c": 1},
+            },
+            "resent": {
+                **{"count": 3, "is_at_least": False, "first_seconds": None, "last_seconds": None},
+                "sites": {"ab": 3},  # as the ledger has counted, though no event says when
+            },
+            "gone": {
+                **{"count": 2, "is_at_least": False, "first_seconds": None, "last_seconds": None},
+                "sites": {"ab": 2},
+            },
+            "back": {
+                **{"count": 2, "is_at_least": False, "first_seconds": None, "last_seconds": None},
+                "sites": {"ab": 2},
+            },
+        },
         "watched_metric": "mse",
         "metrics": {"global": {"mse": 2.0, "r2": 0.5}, "sites": {"a": {"mse": 2.0, "r2": 0.5}}},
         "sites": {
-            "a": {"updates": 1, "is_dropped": False, "held_out_examples": 5},
-            "ab": {"updates": 1, "is_dropped": False, "held_out_examples": None},
-            "c": {"updates": 0, "is_dropped": True, "held_out_examples": None},
+            "a": {**in_order, "updates": 1, "held_out_examples": 5},
+            "ab": {**in_order, "updates": 1, "absences": 2, "resent": 3},
+            "c": {**in_order, "refused": 1, "is_dropped": True},
         },
     }
 

@@ -226,6 +226,17 @@ def test_a_run_whose_command_line_and_host_are_killed_goes_on_when_it_is_watched
     check_history(place.history(), 150)
 
 
+def test_a_run_whose_command_line_is_killed_before_it_has_submitted_is_submitted_all_the_same(place):
+    process = place.start("run", place.write(updates=20))
+    wait_until(lambda: place.path("address.json").exists(), "the host")
+    process.kill()  # it still loads the data set, or is about to submit
+    process.communicate()
+    wait_until(lambda: place.path("report.html").exists(), "the end, with nobody's hand on it")
+    summary = json.loads(place.path("summary.json").read_text())
+    assert (summary["outcome"], summary["applied"]) == ("completed", 20)
+    check_history(place.history(), 20)
+
+
 def test_ctrl_c_stops_a_run_and_resume_goes_on_from_there(place):
     process = place.start("run", place.write(updates=150, strategy='kind = "fedbuff"\nbuffer_size = 1'))
     wait_until(lambda: place.applied() > 5, "some updates")

@@ -7,6 +7,7 @@ To add a strategy: write its class, add it to `Strategy`.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol, TypeAlias
 
@@ -59,10 +60,14 @@ class Rules(Protocol):
         """The server after it took in one update."""
         ...
 
-    def close(self, server: Server, num_outstanding: int) -> Server:
+    def needed(self, num_sites: int) -> int:
+        """Of how many of the experiment's sites an update is needed for a version."""
+        ...
+
+    def close(self, server: Server, num_outstanding: int, num_sites: int) -> Server:
         """The server after its step, or as it was if that is not due.
 
-        `num_outstanding` sites still have an unfinished order.
+        `num_outstanding` of the experiment's `num_sites` still have an unfinished order.
         """
         ...
 
@@ -99,7 +104,11 @@ class FedAsync:
         }
         return dataclasses.replace(server, params=params, version=server.version + 1)
 
-    def close(self, server: Server, num_outstanding: int) -> Server:
+    def needed(self, num_sites: int) -> int:
+        """Any site alone."""
+        return 1
+
+    def close(self, server: Server, num_outstanding: int, num_sites: int) -> Server:
         """Nothing is left to do: `fold` made the version."""
         return server
 
@@ -132,7 +141,11 @@ class FedBuff:
         """Add s_i delta_i to the buffer; it counts as one whatever s_i is, so that stale means less."""
         return _add(server, update, weight=self.weight(update), share=1.0)
 
-    def close(self, server: Server, num_outstanding: int) -> Server:
+    def needed(self, num_sites: int) -> int:
+        """Any site alone can fill the buffer."""
+        return 1
+
+    def close(self, server: Server, num_outstanding: int, num_sites: int) -> Server:
         """The server step, once K updates are in the buffer."""
         is_due = server.memory["count"] >= self.buffer_size
         return _step(server, self.server_optimizer) if is_due else server
@@ -142,11 +155,13 @@ class FedBuff:
 class FedAvg:
     """Wait for all ordered sites, then x <- server_optimizer(x, weighted mean of delta_i).
 
-    McMahan et al. 2017, arXiv 1602.05629, algorithm 1: the synchronous baseline. One version per round.
+    McMahan et al. 2017, arXiv 1602.05629, algorithm 1: the synchronous baseline. One version per round. Sites
+    that are away are not waited for, if a quorum of the others has answered.
     """
 
     kind: Literal["fedavg"] = "fedavg"
     weighting: Literal["examples", "equal"] = "examples"
+    quorum: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.5  # share of the sites that a round needs
     server_optimizer: Optimizer = Sgd(learning_rate=1.0)
     max_norm: PositiveFloat | None = None
     max_staleness: ClassVar[int | None] = None  # nobody is ever late: the round waits
@@ -166,9 +181,13 @@ class FedAvg:
         weight = self.weight(update)
         return _add(server, update, weight=weight, share=weight)
 
-    def close(self, server: Server, num_outstanding: int) -> Server:
-        """The server step, once no site is outstanding any more and at least one has answered."""
-        is_due = num_outstanding == 0 and server.memory["count"] > 0
+    def needed(self, num_sites: int) -> int:
+        """The quorum."""
+        return math.ceil(self.quorum * num_sites)
+
+    def close(self, server: Server, num_outstanding: int, num_sites: int) -> Server:
+        """The server step, once no site is outstanding any more and a quorum has answered."""
+        is_due = num_outstanding == 0 and server.memory["count"] >= self.needed(num_sites)
         return _step(server, self.server_optimizer) if is_due else server
 
 

@@ -1,0 +1,257 @@
+"""One turn of an experiment: read the state, decide anything from it, write all of it or nothing.
+
+`Ledger.turn` begins one. This is the only writer of what the coordinator owns; `keys` explains every key.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import redis
+
+from tasks import attendance, codec, hooks, keys, messages, state
+from tasks.messages import Announcement, EvaluationRow, Event, HistoryRow, MetricsRow, Order, Submission
+from tasks.state import Head, SiteRecord, State
+from workers.errors import Conflict, MalformedMessage, NotFound
+from workers.params import Params
+from workers.spec import Experiment, Spec
+from workers.strategies import Server
+
+logger = logging.getLogger(__name__)
+
+MAX_EVENTS = 10_000  # kept per experiment, about; the oldest go first
+MAX_DRAIN = 1000  # entries of the inbox that one turn looks at
+MAX_LEASE = 160  # bytes: an order's id, when it was given, and its holder
+
+
+class Turn:
+    """One read of an experiment and, if nobody wrote in between, one write."""
+
+    def __init__(self, client: redis.Redis, pipe: redis.client.Pipeline, name: str, spec: Spec) -> None:
+        """Read the state; made by `Ledger.turn`."""
+        self._redis = client
+        self._pipe = pipe
+        self._name = name
+        self._models: dict[int, Params] = {}
+        self._read_deltas: list[str] = []
+        self.spec = spec
+        self.state = _read_state(pipe, name)
+        self.now = now(pipe)
+        self._entries: list[bytes] = pipe.lrange(keys.inbox(name), 0, MAX_DRAIN - 1)
+        self._num_entries = len(self._entries)
+        self._unnamed: list[str] = []
+        if self._num_entries == MAX_DRAIN:
+            self._look_behind_the_flood()
+
+    @property
+    def has_mail(self) -> bool:
+        """Whether anything is in the inbox, be it of use or not."""
+        return bool(self._entries)
+
+    @property
+    def waiting(self) -> list[str]:
+        """Sites with an unfinished order that say they have submitted, in the order in which they did."""
+        outstanding = {site.encode(): site for site in self.state.outstanding}
+        named = [outstanding[entry] for entry in dict.fromkeys(self._entries) if entry in outstanding]
+        return list(dict.fromkeys([*named, *self._unnamed]))
+
+    def server(self) -> Server:
+        """The current model and what the strategy remembers."""
+        version = self.state.head.version
+        return Server(params=self.model(version), version=version, memory=self._tree(keys.memory(self._name)))
+
+    def model(self, version: int) -> Params:
+        """The parameters of a version that is still needed."""
+        if version not in self._models:
+            self._models[version] = self._tree(keys.model(self._name, version))
+        return self._models[version]
+
+    def submission(self, site: str, reference: Params) -> tuple[Submission, int] | None:
+        """What the site submitted for its unfinished order, and its bytes; None if there is nothing.
+
+        Raises:
+            MalformedMessage: there is something, and it is too large or not a submission.
+        """
+        key, limit = keys.delta(self._name, site), codec.size_limit(reference)
+        # At most a byte more than allowed is read, however much is there.
+        stored = self._pipe.getrange(key, 0, limit)
+        if not stored:
+            if not self._pipe.exists(key):
+                return None  # else it is empty, or has come this moment
+            stored = self._pipe.getrange(key, 0, limit)
+        self._read_deltas.append(key)
+        if len(stored) > limit:
+            raise MalformedMessage(f"expected at most {limit} bytes, got {self._pipe.strlen(key)}")
+        submission = messages.decode(Submission, stored, reference)
+        record = self.state.sites[site]
+        is_asked = submission.order == f"{site}/{record.sequence}" and submission.issued == record.issued
+        return (submission, len(stored)) if is_asked else None
+
+    def evaluations(self) -> dict[str, EvaluationRow]:
+        """By site, its score of the version that the sites are asked for, where it has come.
+
+        Redis has no command that reads a row in part, so a row can be as large as Redis lets a site write it
+        (`proto-max-bulk-len`); the same is true of the inbox. What is too large is not decoded.
+        """
+        with self._redis.pipeline(transaction=False) as reads:
+            for site in self.state.active:
+                reads.xrevrange(keys.evaluations(self._name, site), count=1)
+            streams = zip(self.state.active, reads.execute(), strict=True)
+        found = {}
+        for site, entries in streams:
+            for _, fields in entries:
+                try:
+                    row = messages.decode(EvaluationRow, fields.get(b"row", b""))
+                except MalformedMessage as error:
+                    logger.warning("%s %s: a score that is none: %s", self._name, site, error)
+                    continue  # as if it had not come
+                if row.version == self.state.head.evaluating:
+                    found[site] = row
+        return found
+
+    def announced(self) -> dict[str, Announcement | MalformedMessage]:
+        """By active site, what its worker last announced, or why that cannot be read."""
+        return attendance.announced(self._redis, self.state.active)
+
+    def present(self) -> set[str]:
+        """Active sites whose worker lives."""
+        return attendance.recent(attendance.last_seen(self._redis, self.state.active), self.now)
+
+    def leases(self) -> dict[str, str]:
+        """By site that is at work on its unfinished order, the worker that holds the lease."""
+        with self._redis.pipeline(transaction=False) as reads:
+            for site in self.state.outstanding:
+                reads.getrange(keys.lease(self._name, site), 0, MAX_LEASE - 1)
+            held = zip(self.state.outstanding, reads.execute(), strict=True)
+        holders = {}
+        for site, lease in held:
+            held, _, holder = lease.decode(errors="replace").rpartition(" ")
+            record = self.state.sites[site]
+            if held == messages.claim(f"{site}/{record.sequence}", record.issued):
+                holders[site] = holder
+        return holders
+
+    def submitted(self) -> set[str]:
+        """Sites with an unfinished order whose submission no turn has looked at."""
+        with self._redis.pipeline(transaction=False) as reads:
+            for site in self.state.outstanding:
+                reads.exists(keys.delta(self._name, site))
+            return {
+                site for site, found in zip(self.state.outstanding, reads.execute(), strict=True) if found
+            }
+
+    def commit(
+        self,
+        new: State,
+        *,
+        server: Server | None = None,
+        history: Sequence[HistoryRow] = (),
+        metrics: MetricsRow | None = None,
+        events: Sequence[Event] = (),
+        is_mail_handled: bool = False,
+        ask_again: Sequence[str] = (),
+    ) -> State:
+        """Write all of it, or nothing; returns what is now the state.
+
+        `is_mail_handled`: what was in the inbox is done with. `ask_again`: sites to be put into the inbox,
+        because they have submitted and it does not name them.
+
+        Raises:
+            Conflict: somebody committed since the state was read.
+        """
+        name, pipe = self._name, self._pipe
+        new = state.counted(new)
+        if self.state.head.phase == "finished" != new.head.phase:
+            pipe.sadd(keys.RUNNING, name)
+        pipe.multi()
+        write_state(pipe, self.spec.experiment, self.state, new)
+        for key in self._read_deltas:
+            pipe.delete(key)
+        if is_mail_handled and self._entries:
+            pipe.ltrim(keys.inbox(name), self._num_entries, -1)
+        if ask_again:
+            pipe.rpush(keys.inbox(name), *ask_again)
+        if server is not None:
+            self._write_server(server)
+        for version in self.state.needed_versions - new.needed_versions:
+            pipe.delete(keys.model(name, version))
+        _append(pipe, keys.history(name), history)
+        _append(pipe, keys.metrics(name), [metrics] if metrics else [])
+        _append(pipe, keys.events(name), events, maxlen=MAX_EVENTS)
+        hooks.reached("commit.before")
+        try:
+            pipe.execute()
+        except redis.WatchError as error:
+            raise Conflict(f"experiment {name}: somebody else committed first") from error
+        hooks.reached("commit.after")
+        if new.head.phase == "finished":
+            self._redis.srem(keys.RUNNING, name)
+        return new
+
+    def _tree(self, key: str) -> Params:
+        """What a coordinator wrote."""
+        stored = self._pipe.get(key)
+        if stored is None:
+            raise NotFound(f"experiment {self._name}: the ledger has lost {key}")
+        return codec.decode_tree(stored, reference=None)
+
+    def _look_behind_the_flood(self) -> None:
+        """See every site that has submitted, though somebody fills the inbox, and let all of that be handled.
+
+        An entry is pushed in one transaction with its delta, so no delta of those entries is overlooked.
+        """
+        self._num_entries = self._pipe.llen(keys.inbox(self._name))
+        self._unnamed = sorted(self.submitted())
+
+    def _write_server(self, server: Server) -> None:
+        self._pipe.set(keys.memory(self._name), codec.encode_tree(server.memory))
+        if server.version != self.state.head.version:
+            self._pipe.set(keys.model(self._name, server.version), codec.encode_tree(server.params))
+
+
+def now(pipe: redis.client.Pipeline) -> float:
+    """Seconds since 1970 by the ledger's clock."""
+    seconds, microseconds = pipe.time()
+    return float(seconds + microseconds / 1e6)
+
+
+def _read_state(pipe: redis.client.Pipeline, name: str) -> State:
+    head = pipe.hgetall(keys.head(name))
+    records = pipe.hgetall(keys.sites(name))
+    return State(
+        head=messages.from_hash(Head, head),
+        sites={
+            site.decode(): messages.decode(SiteRecord, record) for site, record in sorted(records.items())
+        },
+    )
+
+
+def write_state(pipe: redis.client.Pipeline, experiment: Experiment, old: State, new: State) -> None:
+    """Queue what differs: head, records, orders; and what a site left behind for an order that is gone."""
+    name = experiment.name
+    pipe.hset(keys.head(name), mapping=messages.to_hash(new.head))
+    for site, record in new.sites.items():
+        if record == old.sites.get(site):
+            continue
+        pipe.hset(keys.sites(name), site, messages.encode(record))
+        if record.base_version is None:
+            pipe.delete(keys.order(name, site))
+        else:
+            order = Order(
+                site=site,
+                sequence=record.sequence,
+                base_version=record.base_version,
+                issued=record.issued,
+                attempt=record.attempt,
+                seed=messages.seed_of(experiment, site, record.sequence),
+            )
+            pipe.set(keys.order(name, site), messages.encode(order))
+        before = old.sites.get(site, record)
+        if record.base_version is None or record.sequence != before.sequence:
+            pipe.delete(keys.lease(name, site), keys.delta(name, site))
+        elif record.attempt != before.attempt:
+            pipe.delete(keys.lease(name, site))
+
+
+def _append(pipe: redis.client.Pipeline, key: str, rows: Sequence[object], maxlen: int | None = None) -> None:
+    for row in rows:
+        pipe.xadd(key, {"row": messages.encode(row)}, maxlen=maxlen)
