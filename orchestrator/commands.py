@@ -23,13 +23,14 @@ from orchestrator import (
 )
 from orchestrator.lazily import lazily
 from orchestrator.runs import Run
-from tasks import environment, progress
+from tasks import attendance, environment, progress
 from tasks.app import connect, connect_to, use_broker
-from tasks.ledger import Ledger, last_seen
+from tasks.ledger import Ledger
 from workers.errors import NotFound
 
 # Loads data sets, which takes a second: meanwhile the processes of a run on this machine start.
 submission = lazily("orchestrator.submit")
+moving = lazily("orchestrator.moving")
 
 console = Console(markup=False)
 messages = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
@@ -141,6 +142,30 @@ def report(name: str) -> None:
     console.print(f"{run.folder}/report.html", highlight=False)
 
 
+def export(name: str, file: Path, *, as_json: bool) -> None:
+    """Write an experiment into a file."""
+    found = moving.export(_open(name), file)
+    head, size = found.state.head, file.stat().st_size
+    told = f"{name} is in {file} ({size:,} bytes), as it is after {head.applied} updates"
+    if found.was_running:
+        told += "; in the file it is stopped, here it is as it was"
+    facts = {"name": name, "file": str(file), "bytes": size, "was_running": found.was_running}
+    _print({**facts, "applied": head.applied, "version": head.version}, told, as_json)
+
+
+def import_(file: Path, *, as_json: bool) -> None:
+    """Take in an experiment from a file."""
+    found = moving.import_(file)
+    name, head = found.name, found.state.head
+    told = f"{name} is here, {head.outcome} after {head.applied} updates"
+    if head.outcome == "completed":
+        told += f"; fedelta report {name} writes its report"
+    else:
+        told += f"; nothing trains until fedelta resume {name}"
+    facts = {"name": name, "outcome": head.outcome, "applied": head.applied, "version": head.version}
+    _print(facts, told, as_json)
+
+
 def predict(model: Path, file: Path, output: Path | None) -> None:
     """Write predictions."""
     written = output or file.with_suffix(".predictions.csv")
@@ -186,7 +211,7 @@ def _submit(file: Path, launched: float) -> Run:
 
 def _name_strangers(sites: Sequence[str]) -> None:
     """Say which sites nobody has seen: their workers may be still to come, or their names mistyped."""
-    seen = last_seen(connect(), sites)
+    seen = attendance.last_seen(connect(), sites)
     if strangers := [site for site in sites if site not in seen]:
         messages.print(
             f"no worker of {', '.join(strangers)} was ever seen: is each name the one that the centre knows?"

@@ -1,7 +1,9 @@
-"""The experiment file that a person writes: TOML to `workers.spec.Experiment`, or all its mistakes."""
+"""The experiment file that a person writes: TOML to `workers.spec.Experiment`, or its mistakes; and back."""
 
+import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,9 +21,20 @@ def read(path: Path) -> Experiment:
             such as a model and its data, is told once every field is right by itself.
     """
     try:
-        written = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: cannot be read: {error}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, path: str) -> Experiment:
+    """The experiment in this text, which is that of a file.
+
+    Raises:
+        ExperimentError: likewise.
+    """
+    try:
+        written = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number too long, lists nested too deep
         raise ExperimentError(f"{path}: is not TOML: {error}") from error
     try:
@@ -29,3 +42,20 @@ def read(path: Path) -> Experiment:
     except ValidationError as error:
         mistakes = "\n".join(f"  {line}" for line in explain(error, written, Experiment))
         raise ExperimentError(f"{path}: nothing was started, because of\n{mistakes}") from error
+
+
+def text(experiment: Experiment) -> str:
+    """The file of an experiment that has none any more; reading it gives the same experiment."""
+    fields: dict[str, Any] = TypeAdapter(Experiment).dump_python(experiment, mode="json", exclude_none=True)
+    lines = [f"{name} = {_toml(value)}" for name, value in fields.items() if not isinstance(value, dict)]
+    for name, table in fields.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A value in one line; numbers, truth and the texts of an experiment are written as in JSON."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 HOLDER = secrets.token_hex(8)  # this process, in the leases that it holds
 SOFTWARE = f"fedelta {version('fedelta')}"
 INTERVAL = LEASE / 3  # seconds; two renewals may be lost
+SETTLE_SECONDS = 1.0  # that a worker which starts has for taking what waits in its queues
 FINISH_SECONDS = 25.0  # that a worker which is told to end has for the orders that it is at work on
 
 
@@ -61,18 +62,26 @@ class Presence:
         """Wait so long; ends at once, and is true, when the worker stops."""
         return self._stopping.wait(seconds)
 
+    def _call(self, num_before: int) -> Call:
+        """Having started asks for what a predecessor left, so it is said when what waited has been taken."""
+        return (
+            Call(kind="started", holder=HOLDER)
+            if num_before == 1
+            else Call(kind="here", number=len(self._leases))
+        )
+
     def _run(self, ledger: SiteLedger, sites: tuple[str, ...]) -> None:
-        call, deadline = Call(kind="started", holder=HOLDER), 0.0
+        num_announced, deadline = 0, 0.0
         while True:
             try:
-                ledger.announce(sites, SOFTWARE, call)
-                call = Call(kind="here", number=len(self._leases))
+                ledger.announce(sites, SOFTWARE, self._call(num_announced))
+                num_announced += 1
                 for lease in list(self._leases.values()):
                     ledger.renew(lease)
                 health.say_so()
             except redis.RedisError as error:
                 logger.warning("cannot announce %s: %s", ", ".join(sites), error)
-            if self._stopping.wait(INTERVAL):
+            if self._stopping.wait(INTERVAL if num_announced != 1 else SETTLE_SECONDS):
                 deadline = deadline or time.monotonic() + FINISH_SECONDS
                 if not self._leases or self._idle.wait(INTERVAL) or time.monotonic() > deadline:
                     break

@@ -64,6 +64,7 @@ class Head:
     bytes_down: NonNegativeInt = 0
     started: float
     paused: float = 0.0  # seconds between stops and resumptions
+    resumed: float = 0.0  # the last time
     first_update: float | None = None
     finished: float | None = None
     evaluating: NonNegativeInt | None = None  # the version that the sites are asked to score
@@ -266,7 +267,8 @@ def resume(state: State, *, is_synchronous: bool, now: float) -> State:
         outcome="",
         reason="",
         finished=None,
-        paused=state.head.paused + now - (state.head.finished or now),
+        paused=state.head.paused + max(0.0, now - (state.head.finished or now)),
+        resumed=now,
         evaluations_since_best=0,
     )
     if not is_synchronous:

@@ -106,7 +106,10 @@ def repair(turn: Turn, care: Care) -> State:
         new = state.finish(turn.state, "completed", reason, turn.now)
         return turn.commit(new, events=[Event(time=turn.now, kind="finished", detail=reason)])
     so_far = Repair(experiment=experiment.name, now=turn.now, state=turn.state)
-    if care.lapse is not None and (lapse := min(care.lapse, waited(turn, head.started))) > LEASE:
+    if (
+        care.lapse is not None
+        and (lapse := min(care.lapse, waited(turn, max(head.started, head.resumed)))) > LEASE
+    ):
         so_far.note("unattended", f"no coordinator looked after it for {lapse:.0f} s")
     leases, submitted = turn.leases(), turn.submitted()
     call_the_roll(turn, so_far, leases)

@@ -19,7 +19,8 @@ from workers import errors
 PROGRAM = Path(sys.executable).with_name("fedelta")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COMMANDS = (
-    *("run", "submit", "list", "status", "watch", "stop", "resume", "report", "predict"),
+    *("run", "submit", "list", "status", "watch", "stop", "resume", "report"),
+    *("export", "import", "predict"),
     *(
         "worker",
         "coordinator",
