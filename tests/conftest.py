@@ -1,5 +1,6 @@
 """A private Redis for the session; no test touches one that was given."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from pydantic import TypeAdapter
 
 from orchestrator import children
 from orchestrator.private_redis import PrivateRedis
-from tasks import aggregate, codec
+from tasks import aggregate, codec, keys, messages, turn
 from tasks.app import connect, use_broker
 from tasks.ledger import Ledger
-from tasks.messages import Submission
+from tasks.messages import Announcement, Order, Submission
 from tasks.site_ledger import SiteLedger
 from tasks.state import State
 from tests import centres
@@ -39,6 +40,14 @@ def client(private_redis: PrivateRedis) -> redis.Redis:
     found = connect()
     found.flushall()
     return found
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The clock that coordinators read, to be moved by hand; sites, leases and Redis keep the real one."""
+    time = {"now": 1000.0}
+    monkeypatch.setattr(turn, "now", lambda _pipe: time["now"])
+    return time
 
 
 @pytest.fixture(scope="session")
@@ -82,13 +91,32 @@ def zeros() -> Params:
 REPOSITORY = Path(__file__).parent.parent
 
 
-def submit(client: redis.Redis, order: str, delta: Params, **facts: object) -> bool:
-    """Carry out an order of "trial" as a site would: take it, store this delta."""
+def submit(client: redis.Redis, order: str, delta: Params | None, **facts: object) -> bool:
+    """Carry out an order of "trial" as a site would: take it, store this delta, or without one an `error`."""
     ledger = SiteLedger(client)
     taken = ledger.take("trial", order, holder="worker")
     assert taken is not None, f"{order} is not to be had"
-    submission = Submission(order=order, delta=codec.pack_tree(delta), **{"num_examples": 10, **facts})
+    made = {"order": order, "issued": taken.order.issued, "num_examples": 10, **facts}
+    submission = Submission(delta=None if delta is None else codec.pack_tree(delta), **made)
     return ledger.submit("trial", taken.lease, submission)
+
+
+def order_of(client: redis.Redis, site: str) -> Order:
+    """The site's unfinished order of "trial"."""
+    stored = client.get(keys.order("trial", site))
+    assert stored is not None, f"{site} has no order"
+    return messages.decode(Order, stored)
+
+
+def sent(client: redis.Redis, queue: str) -> list[str]:
+    """The ids of the messages in a queue, oldest first: `a.2.trial` is the second order of site a."""
+    return [json.loads(entry)["headers"]["id"] for entry in reversed(client.lrange(queue, 0, -1))]
+
+
+def announce(client: redis.Redis, *sites: str, seen: float, software: str = "fedelta") -> None:
+    """Say that these sites' workers lived at that time, as they would."""
+    for site in sites:
+        client.set(keys.site(site), messages.encode(Announcement(seen=seen, software=software)))
 
 
 def constant(value: float) -> Params:

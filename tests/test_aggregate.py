@@ -79,7 +79,7 @@ def test_a_site_that_is_only_late_is_never_dropped(client):
     assert not new.sites["c"].is_dropped
 
 
-def bad_submission(kind):
+def bad_delta(kind):
     delta = constant(1.0)
     if kind == "not finite":
         delta["bias"][0] = np.inf
@@ -89,7 +89,7 @@ def bad_submission(kind):
         delta["weight"] = np.zeros((1, 1), np.float64)
     elif kind == "unknown leaf":
         delta["extra"] = np.zeros(1, np.float32)
-    return codec.pack_tree(delta)
+    return delta
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,7 @@ def bad_submission(kind):
 )
 def test_a_bad_delta_is_refused_and_named_and_never_applied(client, caplog, kind, expected):
     begin(client)
-    ledger = SiteLedger(client)
-    taken = ledger.take("trial", "a/1", "worker")
-    ledger.submit("trial", taken.lease, Submission(order="a/1", delta=bad_submission(kind), num_examples=1))
+    submit(client, "a/1", bad_delta(kind))
     submit(client, "c/1", constant(1.0))
     new = drain(client)
 
@@ -138,10 +136,8 @@ def test_an_oversized_delta_is_refused_unread(client):
 
 def test_a_site_that_cannot_train_says_so_and_is_dropped_after_too_many_times(client):
     begin(client)
-    ledger = SiteLedger(client)
     for number in range(1, MAX_REFUSALS + 1):
-        taken = ledger.take("trial", f"a/{number}", "worker")
-        ledger.submit("trial", taken.lease, Submission(order=f"a/{number}", error="no such file"))
+        submit(client, f"a/{number}", None, error="no such file")
         new = drain(client)
     assert new.sites["a"].is_dropped
     assert new.sites["a"].base_version is None
@@ -151,10 +147,8 @@ def test_a_site_that_cannot_train_says_so_and_is_dropped_after_too_many_times(cl
 
 def test_the_run_fails_when_every_site_is_dropped(client):
     begin(client, sites=["a"])
-    ledger = SiteLedger(client)
     for number in range(1, MAX_REFUSALS + 1):
-        taken = ledger.take("trial", f"a/{number}", "worker")
-        ledger.submit("trial", taken.lease, Submission(order=f"a/{number}", error="no such file"))
+        submit(client, f"a/{number}", None, error="no such file")
         new = drain(client)
     assert (new.head.phase, new.head.outcome) == ("finished", "failed")
 
@@ -164,10 +158,8 @@ def test_a_synchronous_round_closes_without_a_site_that_was_dropped_last(client)
     submit(client, "a/1", constant(1.0))
     submit(client, "c/1", constant(3.0))
     assert drain(client).head.version == 0
-    ledger = SiteLedger(client)
     for number in range(1, MAX_REFUSALS + 1):
-        taken = ledger.take("trial", f"ab/{number}", "worker")
-        ledger.submit("trial", taken.lease, Submission(order=f"ab/{number}", error="no such file"))
+        submit(client, f"ab/{number}", None, error="no such file")
         new = drain(client)
     assert (new.head.version, weight_of(client)) == (1, 2.0)
     assert new.outstanding == ("a", "c")
@@ -181,7 +173,9 @@ def test_a_submission_for_an_order_that_is_gone_changes_nothing(client):
     submit(client, "a/1", constant(1.0))
     drain(client)
 
-    late = Submission(order="a/1", delta=codec.pack_tree(constant(9.0)), num_examples=1)
+    late = Submission(
+        order="a/1", issued=taken.order.issued, delta=codec.pack_tree(constant(9.0)), num_examples=1
+    )
     assert not ledger.submit("trial", taken.lease, late)
     assert drain(client).head.applied == 1
 
@@ -295,9 +289,8 @@ def test_a_delta_of_no_examples_is_refused(client):
 
 def test_a_reason_that_a_site_gives_is_shown_in_one_line(client, caplog):
     begin(client)
-    taken = SiteLedger(client).take("trial", "a/1", "worker")
     error = "no such file\n2026-01-01 ERROR: all is lost\x1b[2J"
-    SiteLedger(client).submit("trial", taken.lease, Submission(order="a/1", error=error))
+    submit(client, "a/1", None, error=error)
     drain(client)
     (event,) = events(client, "refused")
     assert event.detail == "the site could not train: no such file 2026-01-01 ERROR: all is lost [2J"
@@ -306,9 +299,7 @@ def test_a_reason_that_a_site_gives_is_shown_in_one_line(client, caplog):
 
 def test_a_refusal_of_a_delta_with_long_names_is_written_and_read(client):
     begin(client)
-    delta = codec.pack_tree({"\U0001d11e" * 1000: np.zeros(1, np.float32)})
-    taken = SiteLedger(client).take("trial", "a/1", "worker")
-    SiteLedger(client).submit("trial", taken.lease, Submission(order="a/1", delta=delta, num_examples=1))
+    submit(client, "a/1", {"\U0001d11e" * 1000: np.zeros(1, np.float32)})
     drain(client)
     (event,) = events(client, "refused")
     assert event.detail.startswith("leaf ") and len(event.detail) <= 1000

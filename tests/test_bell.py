@@ -18,7 +18,7 @@ from tasks.bell import Call
 from tasks.ledger import Ledger
 from tasks.messages import Submission
 from tasks.site_ledger import SiteLedger
-from tests.conftest import constant, make_spec, submit, zeros
+from tests.conftest import constant, make_spec, order_of, submit, zeros
 from tests.machine import wait_until
 from workers.errors import MalformedMessage
 
@@ -80,8 +80,10 @@ def begin(client):
     Ledger(client).create("trial", make_spec(), zeros())
 
 
-def submission(order, **facts):
-    return Submission(order=order, **facts)
+def submission(lease, **facts):
+    """An answer to the order that the lease is on."""
+    order, issued, _ = lease.value.split()
+    return Submission(order=order, issued=float(issued), **facts)
 
 
 def meddle(monkeypatch, act):
@@ -277,11 +279,12 @@ def test_an_order_that_is_held_or_submitted_is_not_called_out(client):
 
 def test_whoever_loses_the_race_for_an_order_calls_nothing_out(client, monkeypatch):
     begin(client)
-    meddle(monkeypatch, lambda: client.set(keys.lease("trial", "a"), "a/1 another"))
+    another = f"{order_of(client, 'a').claim} another"
+    meddle(monkeypatch, lambda: client.set(keys.lease("trial", "a"), another))
     with hearing(client) as heard:
         assert SiteLedger(client).take("trial", "a/1", "worker") is None
     assert heard == []
-    assert client.get(keys.lease("trial", "a")) == b"a/1 another"
+    assert client.get(keys.lease("trial", "a")) == another.encode()
 
 
 def test_a_submission_is_called_out_with_its_number_and_its_seconds(client):
@@ -289,7 +292,7 @@ def test_a_submission_is_called_out_with_its_number_and_its_seconds(client):
     lease = SiteLedger(client).take("trial", "ab/1", "worker").lease
     delta = [["weight", np.zeros(0).tolist()]]
     with hearing(client) as heard:
-        assert SiteLedger(client).submit("trial", lease, submission("ab/1", delta=delta, seconds=2.5))
+        assert SiteLedger(client).submit("trial", lease, submission(lease, delta=delta, seconds=2.5))
     call = Call(kind="submitted", experiment="trial", number=1, seconds=2.5, has_failed=False)
     assert heard == [("fedelta:bell:ab", call)]
 
@@ -298,7 +301,7 @@ def test_a_submission_without_a_delta_is_called_out_as_failed(client):
     begin(client)
     lease = SiteLedger(client).take("trial", "a/1", "worker").lease
     with hearing(client) as heard:
-        assert SiteLedger(client).submit("trial", lease, submission("a/1", error="no examples"))
+        assert SiteLedger(client).submit("trial", lease, submission(lease, error="no examples"))
     assert heard == [
         ("fedelta:bell:a", Call(kind="submitted", experiment="trial", number=1, has_failed=True))
     ]
@@ -308,7 +311,7 @@ def test_the_submission_its_place_in_the_inbox_and_its_call_are_one_transaction(
     begin(client)
     lease = SiteLedger(client).take("trial", "a/1", "worker").lease
     with watching(client) as commands:
-        SiteLedger(client).submit("trial", lease, submission("a/1"))
+        SiteLedger(client).submit("trial", lease, submission(lease))
     inside = commands[commands.index("MULTI") + 1 : commands.index("EXEC")]
     assert [command.split()[:2] for command in inside] == [
         ["SET", "fedelta:{trial}:delta:a"],
@@ -323,7 +326,7 @@ def test_a_submission_whose_order_is_gone_is_not_called_out(client):
     lease = SiteLedger(client).take("trial", "a/1", "worker").lease
     client.delete(keys.order("trial", "a"))
     with hearing(client) as heard:
-        assert not SiteLedger(client).submit("trial", lease, submission("a/1"))
+        assert not SiteLedger(client).submit("trial", lease, submission(lease))
     assert heard == []
 
 
@@ -332,7 +335,7 @@ def test_a_submission_whose_order_goes_at_the_last_moment_is_not_called_out(clie
     lease = SiteLedger(client).take("trial", "a/1", "worker").lease
     meddle(monkeypatch, lambda: client.delete(keys.order("trial", "a")))
     with hearing(client) as heard:
-        assert not SiteLedger(client).submit("trial", lease, submission("a/1"))
+        assert not SiteLedger(client).submit("trial", lease, submission(lease))
     assert heard == []
     assert not client.exists(keys.delta("trial", "a"), keys.inbox("trial"))
 
@@ -343,7 +346,7 @@ def test_a_submission_whose_order_is_sent_again_at_the_last_moment_is_called_out
     order = client.get(keys.order("trial", "a"))
     meddle(monkeypatch, lambda: client.set(keys.order("trial", "a"), order))
     with hearing(client) as heard:
-        assert SiteLedger(client).submit("trial", lease, submission("a/1"))
+        assert SiteLedger(client).submit("trial", lease, submission(lease))
     assert [(channel, call.kind) for channel, call in heard] == [("fedelta:bell:a", "submitted")]
     assert client.llen(keys.inbox("trial")) == 1
 

@@ -44,7 +44,7 @@ def test_the_command_line_of_the_coordinator_has_one_thread():
 def test_the_command_line_of_a_clock_of_its_own_names_the_schedule_that_says_that_it_lives():
     assert children.beat() == [
         *(sys.executable, "-m", "celery", "--quiet", "--app", "tasks.app", "beat"),
-        *("--scheduler", "tasks.beat:LivingScheduler", "--loglevel", "INFO"),
+        *("--scheduler", "tasks.beat:Clock", "--loglevel", "INFO"),
     ]
 
 

@@ -355,6 +355,7 @@ def test_the_size_limit_bounds_every_message_with_such_a_tree(tree):
     assert len(codec.encode_tree(tree)) <= limit
     longest = Submission(
         order="a" * 63 + f"/{2**53 - 1}",
+        issued=2e9 / 3,
         delta=codec.pack_tree(tree),
         error="\N{OLD PERSIAN SIGN A}" * 500,  # of four bytes each
         num_examples=2**53 - 1,

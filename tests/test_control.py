@@ -4,7 +4,7 @@ from orchestrator import control, results
 from orchestrator.pictures import read_table
 from orchestrator.runs import Run
 from orchestrator.submit import submit as submit_run
-from tasks import keys, ledger, progress
+from tasks import keys, progress
 from tasks.ledger import Ledger
 from tasks.site_ledger import SiteLedger
 from tests.conftest import REPOSITORY, constant, drain, make_spec, submit, zeros
@@ -86,9 +86,7 @@ def test_an_unknown_experiment_is_named_beside_those_that_are_there(client):
         control.stop(client, "trail")
 
 
-def test_a_pause_is_left_out_of_every_time_in_the_tables(client, tmp_path, monkeypatch):
-    clock = {"now": 1000.0}
-    monkeypatch.setattr(ledger, "_now", lambda _pipe: clock["now"])
+def test_a_pause_is_left_out_of_every_time_in_the_tables(client, tmp_path, clock):
     begin(client)
     for seconds, order in ((2.0, "a/1"), (3.0, "c/1")):
         clock["now"] = 1000.0 + seconds

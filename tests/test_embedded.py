@@ -1,4 +1,5 @@
 import logging
+import signal
 import subprocess
 
 import pytest
@@ -66,4 +67,33 @@ def test_quick_deaths_before_a_long_life_do_not_count(monkeypatch):
     for _ in range(QUICK_DEATHS - 1):
         dies_again(child)
     with pytest.raises(Unavailable, match=f"ended {QUICK_DEATHS} times"):
+        dies_again(child)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_that_somebody_kills_again_and_again_is_never_given_up(number):
+    child = Child("worker", lambda: subprocess.Popen(["sleep", "60"]))
+    try:
+        for _ in range(2 * QUICK_DEATHS):
+            child.process.send_signal(number)
+            dies_again(child)
+        assert child.process.poll() is None
+    finally:
+        child.process.kill()
+        child.process.wait()
+
+
+def test_a_child_that_a_fault_of_its_own_kills_is_given_up():
+    child = Child("worker", lambda: subprocess.Popen(["sh", "-c", "kill -SEGV $$"]))
+    with pytest.raises(Unavailable, match="the worker ended 5 times right after its start"):
+        for _ in range(QUICK_DEATHS):
+            dies_again(child)
+
+
+def test_a_kill_between_quick_deaths_begins_their_count_anew():
+    starts = iter([*["false"] * (QUICK_DEATHS - 1), "kill -KILL $$", *["false"] * QUICK_DEATHS])
+    child = Child("worker", lambda: subprocess.Popen(["sh", "-c", next(starts)]))
+    for _ in range(2 * QUICK_DEATHS - 1):
+        dies_again(child)
+    with pytest.raises(Unavailable):
         dies_again(child)

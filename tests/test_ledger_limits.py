@@ -2,10 +2,12 @@
 
 import pytest
 
-from tasks import keys, ledger, messages
-from tasks.ledger import MAX_DRAIN, Ledger
+from tasks import attendance, keys, messages
+from tasks.ledger import Ledger
 from tasks.messages import Announcement, EvaluationRow
-from tests.conftest import make_spec, zeros
+from tasks.presence import HOLDER
+from tasks.turn import MAX_DRAIN, MAX_LEASE
+from tests.conftest import make_spec, order_of, zeros
 from workers.errors import NotFound
 
 
@@ -20,19 +22,25 @@ def turn(client):
 
 
 def test_a_lease_is_read_up_to_its_longest(begun):
-    begun.set(keys.lease("trial", "a"), b"a/1 " + b"x" * 1_000_000)
+    claim = order_of(begun, "a").claim
+    begun.set(keys.lease("trial", "a"), f"{claim} {'x' * 1_000_000}")
     begun.set(keys.lease("trial", "c"), b"\xff\xfe" * 1000)
     with turn(begun) as found:
         leases = found.leases()
-    assert list(leases) == ["a"] and len(leases["a"]) < 200
+    assert leases == {"a": "x" * (MAX_LEASE - len(claim) - 1)}
+
+
+def test_the_longest_claim_there_is_leaves_room_in_a_lease_for_its_holder():
+    longest = messages.claim("x" * 63 + f"/{2**53 - 1}", 1e11 - 1 / 3)
+    assert len(f"{longest} {HOLDER}") < MAX_LEASE
 
 
 @pytest.mark.parametrize("stored", [b"", b"\xc1", bytes(1_000_000), b"\x81\xa1v\x02"])
 def test_an_announcement_that_is_none_is_as_if_the_site_had_said_nothing(begun, stored):
     begun.set(keys.site("a"), stored)
     begun.set(keys.site("c"), messages.encode(Announcement(seen=5.0, software="fedelta")))
-    assert ledger.last_seen(begun, ["a", "ab", "c"]) == {"c": 5.0}
-    assert ledger.last_seen(begun, []) == {}
+    assert attendance.last_seen(begun, ["a", "ab", "c"]) == {"c": 5.0}
+    assert attendance.last_seen(begun, []) == {}
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,11 @@ from workers.strategies import FedAsync, FedBuff
 thorough = settings(max_examples=300, deadline=None, derandomize=True)
 
 DELTA = {"weight": np.float32([[1.5], [-2.0]]), "bias": np.float32([0.25])}
-ORDER = Order(site="lakeside", sequence=3, base_version=0, attempt=2, seed=2**63 - 1)
+ISSUED = 1.75e9 + 1 / 3  # seconds that no shorter text than repr's holds
+ORDER = Order(site="lakeside", sequence=3, base_version=0, issued=ISSUED, attempt=2, seed=2**63 - 1)
 SUBMISSION = Submission(
     order="lakeside/3",
+    issued=ISSUED,
     delta=codec.pack_tree(DELTA),
     num_examples=120,
     loss=0.3,
@@ -58,7 +60,7 @@ HISTORY_ROW = HistoryRow(
 FLAT = [
     Announcement(seen=1.75e9, software="fedelta 0.1.0"),
     ORDER,
-    Submission(order="lakeside/3", error="the file is not there: «Akte»"),
+    Submission(order="lakeside/3", issued=ISSUED, error="the file is not there: «Akte»"),
     HISTORY_ROW,
     EvaluationRow(time=0.1, version=0, num_examples=40, metrics={"auroc": None, "accuracy": 0.9}),
     MetricsRow(time=0.1, version=2, applied=4, num_sites=2, metrics={"mse": 1e-300}),
@@ -146,6 +148,13 @@ def test_an_orders_id_is_its_site_and_sequence_number():
     assert ORDER.id == "lakeside/3"
 
 
+def test_an_orders_claim_adds_when_it_was_given_to_the_last_bit():
+    assert ORDER.claim == "lakeside/3 1750000000.3333333" == messages.claim("lakeside/3", ISSUED)
+    assert float(ORDER.claim.split(" ")[1]) == ISSUED == msgpack.unpackb(messages.encode(ORDER))["issued"]
+    assert dataclasses.replace(ORDER, issued=0.0).claim == "lakeside/3 0.0"
+    assert messages.decode(Order, msgpack.packb(fields_of(ORDER) | {"issued": 7})).claim == "lakeside/3 7.0"
+
+
 # Refusals
 
 
@@ -160,7 +169,7 @@ def test_a_message_without_its_format_is_refused():
     assert refusal(Order, fields) == "Order: expected format 1, got None"
 
 
-@pytest.mark.parametrize("field", ["site", "sequence", "base_version", "attempt", "seed"])
+@pytest.mark.parametrize("field", ["site", "sequence", "base_version", "issued", "attempt", "seed"])
 def test_a_message_without_one_of_its_fields_is_refused(field):
     fields = fields_of(ORDER)
     del fields[field]
@@ -185,6 +194,10 @@ def test_a_message_with_a_field_more_is_refused():
         (ORDER, "sequence", float("inf"), "should be a valid integer, got inf"),
         (ORDER, "base_version", -1, "should be greater than or equal to 0, got -1"),
         (ORDER, "attempt", [], "should be a valid integer"),
+        (ORDER, "issued", None, "should be a valid number"),
+        (ORDER, "issued", -1.0, "should be greater than or equal to 0, got -1.0"),
+        (SUBMISSION, "issued", "now", "should be a valid number"),
+        (SUBMISSION, "issued", float("nan"), "should be a finite number, got nan"),
         (SUBMISSION, "loss", float("nan"), "should be a finite number, got nan"),
         (SUBMISSION, "loss", float("-inf"), "should be a finite number, got -inf"),
         (SUBMISSION, "loss", None, "should be a valid number"),
@@ -200,7 +213,8 @@ def test_a_message_with_a_field_more_is_refused():
             FLAT[7],
             "kind",
             "exploded",
-            "expected 'refused', 'resent', 'dropped', 'finished' or 'resumed', got ",
+            "expected 'refused', 'resent', 'dropped', 'gone', 'back', 'software', 'unattended', 'finished', "
+            "'resumed' or 'imported', got ",
         ),
     ],
 )
@@ -311,6 +325,7 @@ FULL_HEAD = Head(
     applied=4,
     refused=1,
     resent=2,
+    absences=3,
     bytes_up=2**40,
     bytes_down=5,
     started=1.75e9 + 1 / 3,
@@ -325,7 +340,21 @@ FULL_HEAD = Head(
     commits=99,
 )
 FULL_RECORD = SiteRecord(
-    sequence=4, base_version=0, attempt=1, sent_at=0.1, is_interrupted=True, is_dropped=True, refusals=5
+    sequence=4,
+    base_version=0,
+    issued=ISSUED,
+    attempt=1,
+    sent_at=0.1,
+    updates=3,
+    staleness=2,
+    refusals=5,
+    is_owed=True,
+    is_away=True,
+    is_dropped=True,
+    software="fedelta 0.1.0",
+    absences=6,
+    resent=7,
+    refused=8,
 )
 
 
@@ -386,7 +415,7 @@ def test_the_seed_differs_by_site_sequence_number_and_experiment():
 )
 def test_a_number_that_is_text_or_a_truth_value_or_too_large_is_refused(field, value):
     with pytest.raises(MalformedMessage, match=f"Submission: {field}"):
-        messages.decode(Submission, msgpack.packb({"v": 1, "order": "a/1", field: value}))
+        messages.decode(Submission, msgpack.packb({"v": 1, "order": "a/1", "issued": 0.5, field: value}))
 
 
 @pytest.mark.parametrize("changes", [{"num_examples": 0}, {"metrics": {"mse": 1e300}}])

@@ -124,7 +124,7 @@ def test_a_coordinator_with_plain_sgd_never_loads_jax():
         "fedbuff = FedBuff(buffer_size=1)\n"
         "server = Server(params=x, version=0, memory=fedbuff.init(x))\n"
         "update = Update(delta={'w': np.ones(1, np.float32)}, base=x, num_examples=1, staleness=0)\n"
-        "assert fedbuff.close(fedbuff.fold(server, update), 0).version == 1\n"
+        "assert fedbuff.close(fedbuff.fold(server, update), 0, num_sites=1).version == 1\n"
         "assert not {'jax', 'optax'} & set(sys.modules), 'JAX was loaded'\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -23,10 +23,10 @@ def update_of(*values, base=(), num_examples=1, staleness=0):
     return Update(delta=tree(*values), base=tree(*base), num_examples=num_examples, staleness=staleness)
 
 
-def take(strategy, server, *updates, num_outstanding=0):
+def take(strategy, server, *updates, num_outstanding=0, num_sites=1):
     """Fold in updates one after another, closing after each as the coordinator does."""
     for update in updates:
-        server = strategy.close(strategy.fold(server, update), num_outstanding)
+        server = strategy.close(strategy.fold(server, update), num_outstanding, num_sites)
     return server
 
 
@@ -190,9 +190,9 @@ def test_fedbuff_with_momentum_follows_the_sequence_computed_by_hand():
 def test_fedavg_waits_for_every_outstanding_site():
     strategy = FedAvg(weighting="equal")
     server = strategy.fold(server_of(strategy, tree(0)), update_of(2))
-    assert strategy.close(server, 2) is server
-    assert strategy.close(server, 1) is server
-    closed = strategy.close(strategy.fold(server, update_of(4)), 0)
+    assert strategy.close(server, 2, num_sites=2) is server
+    assert strategy.close(server, 1, num_sites=2) is server
+    closed = strategy.close(strategy.fold(server, update_of(4)), 0, num_sites=2)
     assert closed.version == 1
     assert closed.params["w"] == pytest.approx([3.0], rel=TOLERANCE)
     assert_same_bits(closed.memory, strategy.init(closed.params))
@@ -201,7 +201,44 @@ def test_fedavg_waits_for_every_outstanding_site():
 def test_fedavg_makes_no_version_of_a_round_that_nobody_answered():
     strategy = FedAvg()
     server = server_of(strategy, tree(1))
-    assert strategy.close(server, 0) is server
+    assert strategy.close(server, 0, num_sites=3) is server
+
+
+@pytest.mark.parametrize(
+    ("quorum", "num_sites", "needed"),
+    [
+        (0.5, 1, 1),
+        (0.5, 2, 1),
+        (0.5, 3, 2),
+        (0.5, 4, 2),
+        (0.01, 3, 1),
+        (0.34, 3, 2),
+        (0.75, 4, 3),
+        (1.0, 1, 1),
+        (1.0, 3, 3),
+        (1, 4, 4),
+    ],
+)
+def test_fedavg_needs_its_quorum_of_the_experiments_sites_rounded_up(quorum, num_sites, needed):
+    strategy = FedAvg(weighting="equal", quorum=quorum)
+    assert strategy.needed(num_sites) == needed
+    server = server_of(strategy, tree(0))
+    for _ in range(needed):
+        assert strategy.close(server, 0, num_sites) is server
+        server = strategy.fold(server, update_of(2))
+    assert strategy.close(server, 1, num_sites) is server  # somebody is still waited for
+    closed = strategy.close(server, 0, num_sites)
+    assert (closed.version, closed.params["w"].tolist()) == (1, [2.0])
+
+
+def test_fedavg_divides_by_what_has_come_and_not_by_the_experiments_sites():
+    strategy = FedAvg(weighting="examples")
+    server = server_of(strategy, tree(0))
+    for update in (update_of(3, num_examples=30), update_of(-1, num_examples=10)):
+        server = strategy.fold(server, update)
+    assert strategy.close(server, 0, num_sites=4).params["w"] == pytest.approx(
+        [2.0], rel=TOLERANCE
+    )  # 80 / 40
 
 
 @pytest.mark.parametrize(("weighting", "expected"), [("examples", 3.0), ("equal", 2.0)])
@@ -212,7 +249,7 @@ def test_fedavg_weighs_sites_by_examples_or_equally(weighting, expected):
     server = server_of(strategy, tree(1))
     for update in updates:
         server = strategy.fold(server, update)
-    assert strategy.close(server, 0).params["w"] == pytest.approx([expected], rel=TOLERANCE)
+    assert strategy.close(server, 0, num_sites=2).params["w"] == pytest.approx([expected], rel=TOLERANCE)
     weights = [strategy.weight(update) for update in updates]
     assert weights == ([30.0, 10.0] if weighting == "examples" else [1.0, 1.0])
 
@@ -223,7 +260,7 @@ def test_fedavg_steps_with_its_server_optimizer():
     server = server_of(strategy, tree(1))
     for _ in range(2):
         server = strategy.fold(strategy.fold(server, update_of(1)), update_of(3))
-        server = strategy.close(server, 0)
+        server = strategy.close(server, 0, num_sites=2)
     assert server.params["w"] == pytest.approx([3.9], rel=TOLERANCE)
     assert server.version == 2
 
@@ -298,7 +335,7 @@ def test_fold_and_close_change_nothing_that_they_are_given(strategy):
             assert_same_bits(now, then)
         given = [folded.params, folded.memory]
         before = [{path: np.array(leaf) for path, leaf in mapping.items()} for mapping in given]
-        server = strategy.close(folded, 0)
+        server = strategy.close(folded, 0, num_sites=1)
         for now, then in zip(given, before, strict=True):
             assert_same_bits(now, then)
     assert server.version >= 2
@@ -333,6 +370,10 @@ def test_only_fedavg_is_synchronous_and_only_fedasync_needs_the_base_model():
         (FedBuff, {"buffer_size": 0}, "buffer_size\n  Input should be greater than 0"),
         (FedAvg, {"weighting": "loss"}, "weighting\n  Input should be 'examples' or 'equal'"),
         (FedAvg, {"max_staleness": 3}, "max_staleness\n  Unexpected keyword argument"),
+        (FedAvg, {"quorum": 0.0}, "quorum\n  Input should be greater than 0"),
+        (FedAvg, {"quorum": 1.01}, "quorum\n  Input should be less than or equal to 1"),
+        (FedAvg, {"quorum": "1"}, "quorum\n  Input should be a valid number"),
+        (FedAsync, {"quorum": 0.5}, "quorum\n  Unexpected keyword argument"),
     ],
 )
 def test_bad_settings_are_refused(kind, options, message):
@@ -343,3 +384,8 @@ def test_bad_settings_are_refused(kind, options, message):
 def test_the_norm_is_unbounded_by_default_and_every_strategy_can_bound_it():
     assert [kind().max_norm for kind in (FedAsync, FedBuff, FedAvg)] == [None, None, None]
     assert [kind(max_norm=2.5).max_norm for kind in (FedAsync, FedBuff, FedAvg)] == [2.5, 2.5, 2.5]
+
+
+@pytest.mark.parametrize("num_sites", [1, 2, 100])
+def test_an_asynchronous_strategy_needs_any_site_alone(num_sites):
+    assert [FedAsync().needed(num_sites), FedBuff().needed(num_sites)] == [1, 1]

@@ -1,21 +1,27 @@
 """The tasks of a site, called as functions, with a real ledger and a real broker."""
 
+import dataclasses
+import threading
+
+import msgpack
 import numpy as np
 import pytest
 import redis
 
-from tasks import keys, progress
+from tasks import keys, messages, progress
 from tasks.bell import Call
 from tasks.evaluate import evaluate
 from tasks.ledger import Ledger
+from tasks.messages import Submission
 from tasks.participation import participation
-from tasks.presence import Presence
+from tasks.presence import HOLDER, Presence, presence
 from tasks.site_ledger import SiteLedger
 from tasks.supervise import supervise
 from tasks.train import train
-from tests.conftest import drain, make_spec, submit, zeros
-from tests.test_bell import hearing
-from workers import data
+from tests.conftest import drain, make_spec, order_of, submit, zeros
+from tests.machine import wait_until
+from tests.test_bell import DEADLINE, hearing
+from workers import client_update, data
 from workers.spec import Spec
 
 
@@ -143,16 +149,16 @@ def test_one_experiment_that_cannot_be_read_does_not_hold_up_the_others(client, 
 
 
 class Away(SiteLedger):
-    """A site's ledger whose Redis is away for so many submissions."""
+    """A site's ledger whose Redis is away, or otherwise indisposed, for so many submissions."""
 
-    def __init__(self, client, num_failures):
+    def __init__(self, client, num_failures, error=None):
         super().__init__(client)
-        self.num_failures = num_failures
+        self.num_failures, self.error = num_failures, error or redis.ConnectionError("it is away")
 
     def submit(self, experiment, lease, submission):
         self.num_failures -= 1
         if self.num_failures >= 0:
-            raise redis.ConnectionError("it is away")
+            raise self.error
         return super().submit(experiment, lease, submission)
 
 
@@ -173,3 +179,126 @@ def test_a_worker_that_is_told_to_end_waits_for_redis_no_longer(client, begin, m
     monkeypatch.setattr("tasks.train.SiteLedger", lambda found: Away(found, num_failures=100))
     with pytest.raises(redis.ConnectionError):
         train("trial", "a/1")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.TimeoutError("it is slow"),
+        redis.exceptions.OutOfMemoryError("used memory > 'maxmemory'"),
+        redis.ReadOnlyError("it is a replica"),
+        redis.ResponseError("MISCONF it cannot write to its disk"),
+        redis.exceptions.ExecAbortError("the transaction was discarded"),
+        redis.BusyLoadingError("it reads its file"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_redis_cannot_do_now_it_is_asked_again(client, begin, monkeypatch, caplog, error):
+    begin()
+    monkeypatch.setattr("tasks.train.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.train.SiteLedger", lambda found: Away(found, num_failures=1, error=error))
+    train("trial", "a/1")
+    assert client.exists(keys.delta("trial", "a"))
+    assert caplog.messages == [f"trial a/1: waits to be handed in: {error}"]
+
+
+@pytest.mark.parametrize("kind", [redis.AuthenticationError, redis.exceptions.NoPermissionError])
+def test_a_site_that_is_let_in_no_more_does_not_ask_again(client, begin, monkeypatch, kind):
+    begin()
+    away = Away(client, num_failures=100, error=kind("no"))
+    monkeypatch.setattr("tasks.train.SiteLedger", lambda found: away)
+    with pytest.raises(kind):
+        train("trial", "a/1")
+    assert away.num_failures == 99
+
+
+def test_what_was_trained_while_redis_was_full_is_handed_in_when_there_is_room(
+    client, begin, monkeypatch, caplog
+):
+    begin()
+    monkeypatch.setattr("tasks.train.RETRY_SECONDS", 0.01)
+    trained = client_update.train
+
+    def train_while_redis_fills(*arguments, **options):
+        client.config_set("maxmemory", 1)
+        return trained(*arguments, **options)
+
+    monkeypatch.setattr(client_update, "train", train_while_redis_fills)
+    thread = threading.Thread(target=train, args=("trial", "a/1"))
+    try:
+        thread.start()
+        wait_until(lambda: len(caplog.messages) >= 2)
+        assert thread.is_alive() and not client.exists(keys.delta("trial", "a"))
+        with pytest.raises(redis.ResponseError, match="maxmemory"):
+            client.set("anything", 1)
+    finally:
+        client.config_set("maxmemory", 0)
+        thread.join(DEADLINE)
+    assert all("waits to be handed in" in said and "maxmemory" in said for said in caplog.messages)
+    assert drain(client).head.applied == 1
+    assert not client.exists(keys.lease("trial", "a"))
+
+
+def test_an_order_that_cannot_be_read_here_is_one_line_in_the_log(client, begin, caplog):
+    begin()
+    client.set(keys.order("trial", "a"), msgpack.packb({"v": 2, "site": "a"}))
+    train("trial", "a/1")
+    assert caplog.messages == ["trial a/1: is this the centre's fedelta? Order: expected format 1, got 2"]
+    assert not client.exists(keys.lease("trial", "a"), keys.delta("trial", "a"))
+
+
+def test_a_second_message_for_an_order_that_this_process_is_at_work_on_does_not_train_twice(
+    client, begin, monkeypatch
+):
+    begin()
+    taken = SiteLedger(client).take("trial", "a/1", HOLDER)
+    monkeypatch.setattr(client_update, "train", None)  # whoever calls it fails
+    with presence.renewing(taken.lease):
+        client.delete(taken.lease.key)  # Redis has lost it
+        train("trial", "a/1")
+        assert not client.exists(keys.delta("trial", "a"))
+        assert client.get(taken.lease.key) == taken.lease.value.encode()  # and has it again
+
+
+def test_an_order_of_the_same_number_that_was_given_again_is_another(client, begin):
+    begin()
+    forgotten = SiteLedger(client).take("trial", "a/1", HOLDER)
+    order = order_of(client, "a")
+    client.set(keys.order("trial", "a"), messages.encode(dataclasses.replace(order, issued=order.issued + 1)))
+    with presence.renewing(forgotten.lease):
+        train("trial", "a/1")
+    submission = messages.decode(Submission, client.get(keys.delta("trial", "a")))
+    assert submission.issued == order.issued + 1
+
+
+def test_a_submission_repeats_when_its_order_was_given(client, begin, monkeypatch):
+    begin()
+    issued = order_of(client, "a").issued
+    train("trial", "a/1")
+    assert messages.decode(Submission, client.get(keys.delta("trial", "a"))).issued == issued
+    monkeypatch.setattr(client_update, "train", None)
+    train("trial", "b/1")
+    failed = messages.decode(Submission, client.get(keys.delta("trial", "b")))
+    assert (failed.issued, failed.delta) == (order_of(client, "b").issued, None)
+
+
+def test_the_moments_of_an_order_are_reached_one_after_another(client, begin, monkeypatch):
+    begin()
+    reached, lease, delta = [], keys.lease("trial", "a"), keys.delta("trial", "a")
+
+    def note(moment):
+        reached.append((moment, client.exists(lease), client.exists(delta)))
+
+    monkeypatch.setattr("tasks.hooks.reached", note)
+    train("trial", "a/1")
+    assert reached == [
+        ("train.received", 0, 0),
+        ("train.taken", 1, 0),
+        ("train.trained", 1, 0),
+        ("train.stored", 0, 1),
+    ]
+    reached.clear()
+    train("trial", "a/1")
+    assert reached == [("train.received", 0, 1)]
+    evaluate("trial", "a", 0)
+    assert [moment for moment, *_ in reached] == ["train.received", "evaluate.scored"]

@@ -28,9 +28,9 @@ from orchestrator import experiment
 from tasks import aggregate, bell, codec, connection, messages, state
 from tasks.aggregate import Drain
 from tasks.bell import Call
-from tasks.ledger import Turn
 from tasks.messages import Event, HistoryRow, Submission
 from tasks.state import Head, SiteRecord
+from tasks.turn import Turn
 from tests.conftest import REPOSITORY, constant, make_spec, zeros
 from tests.security.mutations import damaged, mutated
 from tests.test_messages import FLAT, FULL_HEAD, FULL_RECORD, SPEC, SUBMISSION
@@ -230,8 +230,10 @@ CALLS = [
     Call(kind="started", holder="0123456789abcdef"),
     Call(kind="submitted", experiment="trial", number=3, seconds=0.5),
 ]
-DELTA = Submission(order="a/1", delta=codec.pack_tree(constant(1.0)), num_examples=10, seconds=0.5)
-FAILURE = Submission(order="a/1", error="no such file: «Akte»")
+DELTA = Submission(
+    order="a/1", issued=1.75e9, delta=codec.pack_tree(constant(1.0)), num_examples=10, seconds=0.5
+)
+FAILURE = Submission(order="a/1", issued=1.75e9, error="no such file: «Akte»")
 TREES: list[Params] = [REFERENCE, {}, {"w": np.zeros((0, 3)), "scalar": np.array(1.5)}]
 EVERYTHING = [
     *map(messages.encode, [*FLAT, SUBMISSION, FULL_RECORD, *CALLS, DELTA, FAILURE]),

@@ -7,7 +7,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from tasks import aggregate, codec, collect, keys, ledger, messages, progress, supervise
+from tasks import aggregate, codec, collect, keys, messages, progress, supervise
 from tasks.app import COORDINATOR_QUEUE, site_queue
 from tasks.bell import Call
 from tasks.reception import Reception
@@ -27,53 +27,49 @@ from tests.security.trial import (
     as_people_look,
     everything,
     hospital,
+    issued,
     packed,
     tree,
 )
 
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The ledger's clock, to be moved by hand."""
-    time = {"now": 1000.0}
-    monkeypatch.setattr(ledger, "_now", lambda _pipe: time["now"])
-    return time
-
-
-HOSTILE_DELTAS = {
-    **HOSTILE_BYTES,
-    "another site's order": a_delta(order="ab/1"),
-    "an order to come": a_delta(order="a/2"),
-    "an order that is no order": a_delta(order="a/1/../ab/1"),
-    "no examples": a_delta(num_examples=0),
-    "fewer than no examples": a_delta(num_examples=-1),
-    "too many examples": a_delta(num_examples=2**53),
-    "true examples": a_delta(num_examples=True),
-    "examples as text": a_delta(num_examples="10"),
-    "a loss that is no number": a_delta(loss=float("nan")),
-    "an infinite time": a_delta(seconds=float("inf")),
-    "a negative time": a_delta(started=-1.0),
-    "not finite": a_delta(delta=codec.pack_tree(constant(np.nan))),
-    "beyond all bounds": a_delta(delta=codec.pack_tree(constant(1e30))),
-    "no leaves": a_delta(delta=[]),
-    "a leaf twice": a_delta(delta=tree() + tree()),
-    "leaves that are no pairs": a_delta(delta=[[]]),
-    "objects": a_delta(delta=tree(dtype="object")),
-    "a dtype with fields": a_delta(delta=tree(dtype="<f4,<f4")),
-    "a pickle": a_delta(delta=tree(encoding="pickle", data=b"cos\nsystem\n(S'id'\ntR.")),
-    "a shape of terabytes": a_delta(delta=tree(shape=[2**39, 2**39])),
-    "a shape of nothing, and much of it": a_delta(delta=tree(shape=[0, 2**39, 2**39], data=b"")),
-    "a negative shape": a_delta(delta=tree(shape=[-1, -1])),
-    "an error with a page": a_delta(
-        delta=None, error="<script>alert(1)</script>\x1b[2J\n2026 INFO all is well"
-    ),
-    "an error too long": a_delta(delta=None, error="x" * 501),
+# What is wrong with a submission that is sound but for this.
+MISTAKES = {
+    "another site's order": {"order": "ab/1"},
+    "an order to come": {"order": "a/2"},
+    "an order that is no order": {"order": "a/1/../ab/1"},
+    "a forgotten order of that number": {"issued": 1.0},
+    "an order of no time": {"issued": float("nan")},
+    "no examples": {"num_examples": 0},
+    "fewer than no examples": {"num_examples": -1},
+    "too many examples": {"num_examples": 2**53},
+    "true examples": {"num_examples": True},
+    "examples as text": {"num_examples": "10"},
+    "a loss that is no number": {"loss": float("nan")},
+    "an infinite time": {"seconds": float("inf")},
+    "a negative time": {"started": -1.0},
+    "not finite": {"delta": codec.pack_tree(constant(np.nan))},
+    "beyond all bounds": {"delta": codec.pack_tree(constant(1e30))},
+    "no leaves": {"delta": []},
+    "a leaf twice": {"delta": tree() + tree()},
+    "leaves that are no pairs": {"delta": [[]]},
+    "objects": {"delta": tree(dtype="object")},
+    "a dtype with fields": {"delta": tree(dtype="<f4,<f4")},
+    "a pickle": {"delta": tree(encoding="pickle", data=b"cos\nsystem\n(S'id'\ntR.")},
+    "a shape of terabytes": {"delta": tree(shape=[2**39, 2**39])},
+    "a shape of nothing, and much of it": {"delta": tree(shape=[0, 2**39, 2**39], data=b"")},
+    "a negative shape": {"delta": tree(shape=[-1, -1])},
+    "an error with a page": {
+        "delta": None,
+        "error": "<script>alert(1)</script>\x1b[2J\n2026 INFO all is well",
+    },
+    "an error too long": {"delta": None, "error": "x" * 501},
 }
 
 
-@pytest.mark.parametrize("stored", HOSTILE_DELTAS.values(), ids=HOSTILE_DELTAS.keys())
-def test_a_hostile_delta_is_not_applied_and_the_others_are(trial, coordinator, stored):
-    hospital(trial, "a").set(MINE["delta"], stored)
+@pytest.mark.parametrize("made", [*HOSTILE_BYTES, *MISTAKES])
+def test_a_hostile_delta_is_not_applied_and_the_others_are(trial, coordinator, made):
+    mistake = {"issued": issued(trial), **MISTAKES.get(made, {})}
+    hospital(trial, "a").set(MINE["delta"], HOSTILE_BYTES.get(made, a_delta(**mistake)))
     hospital(trial, "a").rpush(SHARED["inbox"], "a")
     submit(hospital(trial, "ab"), "ab/1", constant(1.0))
     aggregate.aggregate("trial")
@@ -81,6 +77,7 @@ def test_a_hostile_delta_is_not_applied_and_the_others_are(trial, coordinator, s
     aggregate.aggregate("trial")
     supervise.supervise()
     assert applied(coordinator) == ["ab", "b"]
+    assert not coordinator.exists(MINE["delta"])
     assert coordinator.llen(COORDINATOR_QUEUE) == 0 == len(coordinator.lrange(SHARED["inbox"], 0, -1))
     as_people_look(trial)
 
@@ -88,7 +85,8 @@ def test_a_hostile_delta_is_not_applied_and_the_others_are(trial, coordinator, s
 def test_extreme_but_valid_submissions_leave_the_model_finite(trial, coordinator):
     extreme = {"num_examples": 2**53 - 1, "bytes_down": 2**53 - 1, "loss": 1e30, "seconds": 1e9}
     for number in range(1, 4):
-        submission = a_delta(1e18, order=f"a/{number}", started=1e11, **extreme)
+        asked = {"order": f"a/{number}", "issued": issued(trial)}
+        submission = a_delta(1e18, started=1e11, **asked, **extreme)
         hospital(trial, "a").set(MINE["delta"], submission)
         hospital(trial, "a").rpush(SHARED["inbox"], "a")
         submit(hospital(trial, "b"), f"b/{number}", constant(1.0))
@@ -185,15 +183,20 @@ def test_a_hospitals_absurd_score_is_a_number_and_names_no_metric_of_its_own(tri
 HOSTILE_LEASES = {
     **HOSTILE_BYTES,
     "another site's order": b"ab/1 holder",
-    "an order of its own, for ever": b"a/1 holder",
-    "a holder that is no text": b"a/1 \xff\xfe\n\x1b[2J",
-    "a long holder": b"a/1 " + b"x" * 100_000,
+    "an order of its own, for ever": b"CLAIM holder",
+    "a forgotten order of that number": b"a/1 1.0 holder",
+    "an order of no time": b"a/1 nan holder",
+    "an order without a time": b"a/1 holder",
+    "a claim without a holder": b"CLAIM",
+    "a holder that is no text": b"CLAIM \xff\xfe\n\x1b[2J",
+    "a long holder": b"CLAIM " + b"x" * 100_000,
     "a future order": b"a/999999999999999999999 x",
 }
 
 
 @pytest.mark.parametrize("stored", HOSTILE_LEASES.values(), ids=HOSTILE_LEASES.keys())
 def test_a_hostile_lease_or_announcement_holds_up_nobody_else(trial, coordinator, clock, stored):
+    stored = stored.replace(b"CLAIM", messages.claim("a/1", issued(trial)).encode())
     hospital(trial, "a").set(MINE["lease"], stored)
     hospital(trial, "a").set(MINE["announcement"], stored)
     hospital(trial, "a").set(MINE["delta"], stored)

@@ -3,9 +3,9 @@
 import msgpack
 
 from orchestrator import access
-from tasks import codec, keys, progress
+from tasks import codec, keys, messages, progress
 from tasks.app import COORDINATOR_QUEUE, site_queue
-from tasks.messages import Submission
+from tasks.messages import Order
 from tests.conftest import constant
 from tests.security.conftest import SITES, TESTER
 
@@ -69,10 +69,15 @@ def tree(**leaf):
     return [["weight", data], ["bias", {**data, "shape": [1]}]]
 
 
-def a_delta(value=1.0, **changes):
-    """A submission of `a`'s as its worker would make it, but for the changes."""
-    good = Submission(order="a/1", delta=codec.pack_tree(constant(value)), num_examples=10)
-    return packed(**{**{name: getattr(good, name) for name in ("order", "delta", "num_examples")}, **changes})
+def issued(guarded, site="a"):
+    """When the site's unfinished order was given, which whatever is to count must repeat."""
+    return messages.decode(Order, guarded.connect(TESTER).get(keys.order("trial", site))).issued
+
+
+def a_delta(value=1.0, issued=0.0, **changes):
+    """A submission of `a`'s as its worker would make it for an order of that time, but for the changes."""
+    good = {"order": "a/1", "issued": issued, "delta": codec.pack_tree(constant(value)), "num_examples": 10}
+    return packed(**{**good, **changes})
 
 
 NESTED = b"\x91" * 2000 + b"\xc0"

@@ -1,0 +1,100 @@
+"""What must hold of an experiment's ledger at any moment, whatever has happened to it so far."""
+
+from collections import Counter
+
+from tasks import codec, progress
+from tests.conftest import zeros
+from workers.strategies import Server, Update
+
+
+def check(client, experiment, delta_of, taken_back):
+    """The ledger of "trial" is sound.
+
+    `delta_of` says of an order's id, as it stands or was carried out, which delta alone may count for it;
+    `taken_back` are the orders whose end is in no record: their site went away, or somebody stopped it all.
+    """
+    found = progress.read(client, "trial")
+    rows, events = (list(read(client, "trial")) for read in (progress.history, progress.events))
+    check_versions(found, rows, experiment)
+    check_counts(found, events)
+    refused = [event.order for event in events if event.kind == "refused"]
+    check_every_order_has_one_fate(found, rows, refused, taken_back)
+    check_nobody_is_forgotten(found, rows, experiment.strategy)
+    stored = progress.model(client, "trial", found.head.version)
+    params = replay(found, rows, experiment.strategy, delta_of)
+    assert codec.encode_tree(stored) == codec.encode_tree(params)
+    kept = {int(key.rpartition(b":")[2]) for key in client.keys("fedelta:{trial}:model:*")}
+    bases = {site.record.base_version for site in found.sites}
+    assert kept == {found.head.version, found.head.evaluating, *bases} - {None}
+
+
+def check_versions(found, rows, experiment):
+    versions = [row.version for row in rows]
+    assert sorted(set(versions)) == list(range(1, max(versions, default=0) + 1))
+    assert versions == sorted(versions)
+    assert found.head.applied == len(rows) <= experiment.stop.updates
+    assert all(row.staleness == row.version - 1 - row.base_version >= 0 for row in rows)
+    if experiment.strategy.is_synchronous:
+        needed, answered = experiment.strategy.needed(len(found.sites)), Counter(versions)
+        assert all(answered[version] >= needed for version in range(1, found.head.version + 1))
+        assert len({(row.site, row.version) for row in rows}) == len(rows)  # a site once in a round
+
+
+def check_counts(found, events):
+    """What is counted is what was noted, in all and of each site."""
+    for kind, counter in (("refused", "refused"), ("resent", "resent"), ("gone", "absences")):
+        noted = Counter(event.site for event in events if event.kind == kind)
+        assert {site.name: getattr(site.record, counter) for site in found.sites if noted[site.name]} == noted
+        assert getattr(found.head, counter) == noted.total()
+    back = Counter(event.site for event in events if event.kind == "back")
+    for site in found.sites:
+        assert site.record.absences - back[site.name] == site.record.is_away
+
+
+def check_every_order_has_one_fate(found, rows, refused, taken_back):
+    """Each that was ever given is in the history once, or refused once, or taken back once, or open."""
+    applied = [f"{row.site}/{row.order}" for row in rows]
+    standing = [f"{s.name}/{s.record.sequence}" for s in found.sites if s.record.base_version is not None]
+    given = [f"{s.name}/{number}" for s in found.sites for number in range(1, s.record.sequence + 1)]
+    assert sorted(applied + refused + taken_back + standing) == sorted(given)
+
+
+def check_nobody_is_forgotten(found, rows, strategy):
+    """Every site has an order, or its update is in the round, or it is away and owed one."""
+    if found.head.phase != "running":
+        assert not any(site.record.base_version is not None for site in found.sites)
+        return
+    in_the_round = {row.site for row in rows if row.version > found.head.version}
+    for site in found.sites:
+        record = site.record
+        if record.is_dropped:
+            assert record.base_version is None
+        elif strategy.is_synchronous:
+            states = (record.base_version is not None, site.name in in_the_round, record.is_owed)
+            assert sum(states) == 1, f"{site.name} is ordered, in the round, owed: {states}"
+            assert record.is_away or not record.is_owed
+            assert not record.is_away or record.base_version is None
+        else:
+            assert record.base_version is not None and not record.is_owed
+
+
+def replay(found, rows, strategy, delta_of):
+    """The model that the history says: every update folded in as its row tells."""
+    server = Server(params=zeros(), version=0, memory=strategy.init(zeros()))
+    models = {0: server.params}
+    for place, row in enumerate(rows):
+        update = Update(
+            delta=delta_of(f"{row.site}/{row.order}"),
+            base=models[row.base_version],
+            num_examples=row.num_examples,
+            staleness=row.staleness,
+        )
+        assert row.weight == strategy.weight(update)
+        server = strategy.fold(server, update)
+        # A round is over when its last row is there and the ledger has gone on.
+        is_last = place + 1 == len(rows) or rows[place + 1].version != row.version
+        is_over = is_last and server.version < found.head.version
+        server = strategy.close(server, 0 if is_over else 1, len(found.sites))
+        models[server.version] = server.params
+    assert server.version == found.head.version
+    return server.params
