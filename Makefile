@@ -2,13 +2,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-compose fuzz lint format clean
+.PHONY: demo test test-faults soak test-compose fuzz lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedelta run examples/breast-cancer.toml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/compose
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/compose --ignore tests/faults
+
+# Real processes that are killed, stopped, cut off and starved, and an oracle that replays what was written.
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/pytest --durations 12 --numprocesses 2 --dist worksteal tests/faults/test_growth.py tests/faults
+
+# The same at random for so many minutes; SEED=... repeats the trial of a seed that has failed.
+MINUTES ?= 60
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.faults --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # The deployment in containers, for real: needs a Docker engine, compose, and chromium to look at Flower.
 test-compose: $(VENV)/.installed-dev

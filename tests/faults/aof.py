@@ -30,6 +30,11 @@ def units(folder: Path) -> Iterator[Unit]:
 
 def commands(written: bytes) -> Iterator[Command]:
     """The commands in these bytes; half a command at the end is left out."""
+    return (command for command, _ in _commands_and_ends(written))
+
+
+def _commands_and_ends(written: bytes) -> Iterator[tuple[Command, int]]:
+    """The same, each with the place where it ends."""
     place = 0
     while place < len(written):
         if written[place : place + 1] == b"#":  # a timestamp
@@ -46,7 +51,29 @@ def commands(written: bytes) -> Iterator[Command]:
             return
         if place > len(written):
             return
-        yield command
+        yield command, place
+
+
+def cut(folder: Path, num_bytes: int) -> None:
+    """Take away the last bytes, as a power failure does; the server must not run."""
+    path = file(folder)
+    with path.open("r+b") as opened:
+        opened.truncate(path.stat().st_size - num_bytes)
+
+
+def repair(folder: Path) -> None:
+    """Take away a transaction that was begun and not finished, as `redis-check-aof --fix` does.
+
+    Redis 7.0 itself takes away only the last command, if that was cut in two. What is left of the transaction
+    is not carried out, until the file is read once more: then it is, merged with whatever came after it.
+    """
+    written = file(folder).read_bytes()
+    whole, is_open = 0, False
+    for command, end in _commands_and_ends(written):
+        name = command[0].upper()
+        is_open = name == b"MULTI" or (is_open and name != b"EXEC")
+        whole = whole if is_open else end
+    cut(folder, len(written) - whole)
 
 
 def file(folder: Path) -> Path:

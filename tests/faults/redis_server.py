@@ -46,13 +46,13 @@ class RedisServer(Party):
         """Written so far."""
         return aof.file(self.folder).stat().st_size
 
-    def power_failure(self, lost: int) -> None:
-        """Kill it, with so many bytes gone of what it wrote last."""
+    def power_failure(self, lost: int, *, is_repaired: bool = True) -> None:
+        """Kill it, with so many bytes gone of what it wrote last; its file is repaired before it is back."""
         process = self.process
         self.is_wanted = False
         self.kill()
         process.wait()
-        path = aof.file(self.folder)
-        with path.open("r+b") as file:
-            file.truncate(path.stat().st_size - lost)
+        aof.cut(self.folder, lost)
+        if is_repaired:
+            aof.repair(self.folder)
         self.is_wanted = True

@@ -106,7 +106,7 @@ def test_a_worker_that_slept_past_its_lease_changes_nothing_when_it_wakes_up(end
     assert set(slept) == {EAST, WEST}
     fault = slept[WEST]
     meanwhile = [row for row in made.found.rows if fault.begun < row.time < fault.over and row.site != WEST]
-    assert len(meanwhile) > 10  # nobody waits for it
+    assert len(meanwhile) >= 3  # nobody waits for it longer than for its lease
     if strategy == "fedavg":
         assert WEST in events(made, "gone") and WEST in events(made, "back")
 

@@ -4,7 +4,6 @@ import threading
 import pytest
 
 from tests.faults.proxy import Network
-from tests.machine import wait_until
 
 
 def echo(listening):
@@ -102,10 +101,9 @@ def test_a_mute_link_that_forgets_resets_its_connections_when_it_is_opened(link)
             connection.recv(1)
 
 
-def test_nobody_behind_the_link_ends_the_connection(link):
+def test_nobody_behind_the_link_ends_the_connection():
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        with Network() as network, dial(network.link(nobody.getsockname()[1])) as connection:
-            with pytest.raises(ConnectionResetError):
+        with Network() as network, pytest.raises(ConnectionResetError):
+            with dial(network.link(nobody.getsockname()[1])) as connection:
                 connection.recv(1)
-    wait_until(lambda: not link.ends, seconds=5.0)
