@@ -60,6 +60,9 @@ protected-mode yes
 aclfile {folder}/users.acl
 acllog-max-len 256
 
+# After a power failure, before Redis starts again (docker compose does so at every start):
+#   redis-check-aof --fix {data}/appendonlydir/appendonly.aof.manifest
+# Half a transaction at the end of the file is taken away; Redis 7.0 would carry it out two starts later.
 dir {data}
 appendonly yes
 appendfsync everysec

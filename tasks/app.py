@@ -35,9 +35,8 @@ app.conf.update(
     # Acknowledged when it is picked up: the ledger's lease, not the message, says that an order is being
     # worked on. A message that is lost with its worker is sent again by `supervise`.
     task_acks_late=False,
-    # A message that no thread is free for stays in its queue: there another worker sees it, and so does
-    # `supervise`, which sends nothing again that still waits.
-    worker_disable_prefetch=True,
+    # A waiting message is better left where another worker sees it. (Not `worker_disable_prefetch`: with both
+    # threads of a site at work, the next message would be fetched up to a second late.)
     worker_prefetch_multiplier=1,
     worker_enable_prefetch_count_reduction=False,  # after a reconnection nothing is delivered a second time
     worker_cancel_long_running_tasks_on_connection_loss=True,  # means those with late acks, so none of ours

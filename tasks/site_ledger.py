@@ -28,6 +28,7 @@ class Lease:
 
     key: str
     order: str  # its id
+    order_key: str
     value: str  # the order's claim, and the holder
     started: float  # by the ledger's clock
 
@@ -98,18 +99,24 @@ class SiteLedger:
                 return None  # the order is gone, or somebody else has the lease now
         return Taken(
             order=order,
-            lease=Lease(key=lease_key, order=order.id, value=value, started=seconds + microseconds / 1e6),
+            lease=Lease(
+                key=lease_key,
+                order=order.id,
+                order_key=keys.order(experiment, site),
+                value=value,
+                started=seconds + microseconds / 1e6,
+            ),
         )
 
     def renew(self, lease: Lease) -> bool:
         """Keep the lease for `LEASE` seconds more; False if it is somebody else's by now.
 
-        One that has run out is taken again, if nobody has it.
+        One that has run out is taken again, if nobody has it and the order still stands.
         """
         with self._redis.pipeline() as pipe:
-            pipe.watch(lease.key)
-            held = pipe.get(lease.key)
-            if held is not None and held != lease.value.encode():
+            pipe.watch(lease.key, lease.order_key)
+            held, stored = pipe.mget(lease.key, lease.order_key)
+            if held != lease.value.encode() and (held is not None or not _is_on(lease, stored)):
                 return False
             pipe.multi()
             pipe.set(lease.key, lease.value, ex=LEASE)
@@ -194,6 +201,11 @@ class SiteLedger:
     def _now(self) -> float:
         seconds, microseconds = self._redis.time()
         return float(seconds + microseconds / 1e6)
+
+
+def _is_on(lease: Lease, stored: bytes | None) -> bool:
+    """Whether the lease is one on the order that is stored."""
+    return stored is not None and lease.value.startswith(f"{messages.decode(Order, stored).claim} ")
 
 
 def _asks_for(order: Order, submission: Submission) -> bool:

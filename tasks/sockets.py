@@ -30,8 +30,16 @@ class Connection(KombuConnection):
     Kombu's own waits two seconds longer after each attempt, up to 30.
     """
 
-    def _ensure_connection(self, *args: Any, **options: Any) -> Any:
-        options.setdefault("interval_start", 1)
-        options.setdefault("interval_step", 1)
-        options["interval_max"] = min(options.get("interval_max", RETRY_SECONDS), RETRY_SECONDS)
-        return super()._ensure_connection(*args, **options)  # type: ignore[no-untyped-call]  # Kombu has no types
+    def _ensure_connection(  # type: ignore[override]  # Kombu has no types
+        self,
+        errback: Any = None,
+        max_retries: Any = None,
+        interval_start: float = 1.0,
+        interval_step: float = 1.0,
+        interval_max: float = RETRY_SECONDS,
+        **options: Any,
+    ) -> Any:
+        # Kombu itself calls this with the intervals in their places and, publishing, with shorter ones.
+        connect: Any = super()._ensure_connection
+        intervals = (min(seconds, RETRY_SECONDS) for seconds in (interval_start, interval_step, interval_max))
+        return connect(errback, max_retries, *intervals, **options)

@@ -2,8 +2,10 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+
+import redis
 
 from tasks import attendance, dispatch, health, messages, state, work
 from tasks.aggregate import aggregate, is_round_open
@@ -57,7 +59,7 @@ def look_after_in_any_case(ledger: Ledger, experiment: str, care: Care) -> None:
     """Repair one experiment; one that cannot be read must not hold up the others."""
     try:
         look_after(ledger, experiment, care)
-    except FedeltaError as error:
+    except (FedeltaError, redis.ResponseError) as error:
         # One whose submission was cut off has a name, and nothing else.
         level = logging.ERROR if ledger.has(experiment) else logging.DEBUG
         logger.log(level, "%s: cannot be looked after: %s", experiment, error)
@@ -112,7 +114,7 @@ def repair(turn: Turn, care: Care) -> State:
     ):
         so_far.note("unattended", f"no coordinator looked after it for {lapse:.0f} s")
     leases, submitted = turn.leases(), turn.submitted()
-    call_the_roll(turn, so_far, leases)
+    call_the_roll(turn, so_far, leases, submitted)
     for site, reason in lost_orders(turn, leases, care).items():
         if site not in submitted and so_far.state.sites[site].base_version is not None:
             so_far.state = state.resend(so_far.state, site, turn.now)
@@ -123,11 +125,11 @@ def repair(turn: Turn, care: Care) -> State:
     return turn.commit(so_far.state, events=so_far.events, ask_again=unheard)
 
 
-def call_the_roll(turn: Turn, so_far: Repair, leases: Mapping[str, str]) -> None:
+def call_the_roll(turn: Turn, so_far: Repair, leases: Mapping[str, str], submitted: Collection[str]) -> None:
     """Note which sites have gone, which are back, and with what software.
 
     A site is away when nobody holds its lease and its worker has not announced itself for as long as a lease
-    lasts.
+    lasts. One whose submission waits has done all that is asked of it.
     """
     announced = turn.announced()
     seen = {site: said.seen for site, said in announced.items() if isinstance(said, Announcement)}
@@ -139,13 +141,19 @@ def call_the_roll(turn: Turn, so_far: Repair, leases: Mapping[str, str]) -> None
         if is_here and record.is_away:
             so_far.state = state.come_back(so_far.state, site, turn.now)
             so_far.note("back", f"with {said.software}" if isinstance(said, Announcement) else "", site)
-        elif not is_here and not record.is_away and waited(turn, record.sent_at) > LEASE:
+        elif is_missing(turn, site, is_here=is_here or site in submitted):
             so_far.state = state.go_away(so_far.state, site, is_synchronous=is_synchronous)
             so_far.note("gone", why_away(said, turn.now), site)
         if isinstance(said, Announcement) and said.software != record.software:
             so_far.state = state.identify(so_far.state, site, said.software)
             if record.software:
                 so_far.note("software", f"{said.software} now, {record.software} before", site)
+
+
+def is_missing(turn: Turn, site: str, *, is_here: bool) -> bool:
+    """Whether a site is to be noted as away that is not yet; one that was just ordered may be starting."""
+    record = turn.state.sites[site]
+    return not is_here and not record.is_away and waited(turn, record.sent_at) > LEASE
 
 
 def why_away(said: Announcement | MalformedMessage | None, now: float) -> str:

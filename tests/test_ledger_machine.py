@@ -147,7 +147,9 @@ class Ledgers(RuleBasedStateMachine):
         claim, lease = data.draw(st.sampled_from(self.held))
         before, own = self.client.get(lease.key), lease.value.encode()
         if is_renewed:
-            assert self.site_ledger.renew(lease) == (before in (None, own))
+            stored = self.client.get(lease.order_key)
+            stands = stored is not None and messages.decode(messages.Order, stored).claim == claim
+            assert self.site_ledger.renew(lease) == (before == own or (before is None and stands))
             assert self.client.get(lease.key) in (before, own)
         else:
             self.site_ledger.hand_back(lease)
@@ -163,7 +165,14 @@ class Ledgers(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_worker_submits_what_it_trained_in_a_future_that_is_forgotten(self, data):
         claim = data.draw(st.sampled_from(self.forgotten))
-        lease = Lease(key=keys.lease("trial", claim.partition("/")[0]), order="", value="", started=0.0)
+        site = claim.partition("/")[0]
+        lease = Lease(
+            key=keys.lease("trial", site),
+            order="",
+            order_key=keys.order("trial", site),
+            value="",
+            started=0.0,
+        )
         assert not self.site_ledger.submit("trial", lease, answer(claim, delta_of(claim)))
 
     @rule(data=st.data())

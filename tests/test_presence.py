@@ -179,7 +179,8 @@ def test_the_file_is_touched_only_by_who_could_announce_itself(client, worker, t
 def lease_on(client, issued):
     """A lease of this process on the first order of `a` as it was given at that time."""
     value = f"{messages.claim('a/1', issued)} {HOLDER}"
-    return Lease(key=keys.lease("trial", "a"), order="a/1", value=value, started=0.0)
+    order_key = keys.order("trial", "a")
+    return Lease(key=keys.lease("trial", "a"), order="a/1", order_key=order_key, value=value, started=0.0)
 
 
 def test_a_process_holds_the_very_order_that_it_is_at_work_on_and_no_other(client):

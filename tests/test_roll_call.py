@@ -208,7 +208,6 @@ def test_a_site_whose_update_is_in_the_round_that_closes_while_it_is_away_is_owe
     assert order_of(client, "a").base_version == 1
 
 
-@pytest.mark.xfail(strict=True, reason="reported: its submission waits, and is thrown away")
 def test_a_site_that_has_submitted_to_a_round_and_goes_away_keeps_its_update(client, clock):
     begin_rounds(client)
     submit(client, "a/1", constant(1.0))  # while there is no coordinator

@@ -86,6 +86,16 @@ def test_celery_tries_again_after_five_seconds_at_most_for_ever(monkeypatch, opt
     assert all(before <= after for before, after in zip(pauses, pauses[1:], strict=False))
 
 
+def test_who_sends_a_message_passes_its_own_pauses_in_their_places(monkeypatch):
+    """As Kombu does when it publishes on a connection that is broken: none of it may raise a TypeError."""
+    pauses = []
+    monkeypatch.setattr(functional, "sleep", lambda seconds: None)
+    with app.connection_for_write(f"redis://127.0.0.1:{free_port()}/0") as connection:
+        with pytest.raises(OperationalError):
+            connection._ensure_connection(lambda _, pause: pauses.append(pause), 4, 0, 0.2, 30)
+    assert pauses == pytest.approx([0.0, 0.2, 0.4, 0.6])
+
+
 def test_who_sends_a_message_gives_up_after_some_seconds(monkeypatch):
     monkeypatch.setattr(functional, "sleep", lambda seconds: None)
     with app.connection_for_write(f"redis://127.0.0.1:{free_port()}/0") as connection:
