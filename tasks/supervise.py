@@ -20,8 +20,8 @@ from workers.errors import Conflict, FedeltaError, MalformedMessage
 
 logger = logging.getLogger(__name__)
 
-# A coordinator that starts may be the successor of one that died before it sent what it had committed, so in
-# its first seconds it is less patient.
+# A coordinator that starts may be the successor of one that died before it sent what it had committed, so it
+# is less patient with what is older than itself.
 _BEGUN = time.monotonic()
 JUST_SENT = 1.0  # seconds, in which a worker that has just started may be about to take an order
 
@@ -33,7 +33,7 @@ def supervise() -> None:
     ledger = Ledger(client)
     lapse = attendance.announce_coordinator(client, work.NAME)
     health.say_so()
-    care = Care(lapse=lapse, patience=SUPERVISE_EVERY if time.monotonic() < _BEGUN + LEASE else LEASE)
+    care = Care(lapse=lapse, patience=min(LEASE, time.monotonic() - _BEGUN + JUST_SENT))
     for experiment in ledger.running():
         look_after_in_any_case(ledger, experiment, care)
 
