@@ -14,6 +14,7 @@ import redis
 from tasks import health
 from tasks.bell import Call
 from tasks.site_ledger import LEASE, Lease, SiteLedger
+from workers.errors import FedeltaError
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Presence:
                 for lease in list(self._leases.values()):
                     ledger.renew(lease)
                 health.say_so()
-            except redis.RedisError as error:
+            except (redis.RedisError, FedeltaError) as error:
                 logger.warning("cannot announce %s: %s", ", ".join(sites), error)
             if self._stopping.wait(INTERVAL if num_announced != 1 else SETTLE_SECONDS):
                 deadline = deadline or time.monotonic() + FINISH_SECONDS

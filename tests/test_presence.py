@@ -248,3 +248,13 @@ def test_a_worker_that_cannot_hand_back_ends_all_the_same(client, worker, exits,
         wait_until(is_silent)
     assert exits == [0]
     assert caplog.messages == ["cannot say that a is gone: it is away"]
+
+
+def test_an_order_that_cannot_be_read_does_not_silence_a_worker(client, worker):
+    lease = take(client)
+    with worker.renewing(lease):
+        worker.start(SiteLedger(client), ["a"])
+        client.set(lease.order_key, b"of another format")
+        for _ in range(3):
+            client.delete(lease.key, keys.site("a"))
+            wait_until(lambda: client.exists(keys.site("a")))
