@@ -654,21 +654,21 @@ def test_a_redis_that_goes_away_meanwhile_is_told(client, here, tmp_path, monkey
         moving.export(runs.adopt(here, "trial"), tmp_path / "x.zip")
 
 
-def updates(place):
-    """How many the run has, asked of its own Redis: `status` is a process."""
+def head(place, field):
+    """What the run's head says, asked of its own Redis: `status` is a process."""
     if not place.path("address.json").exists():
-        return 0
+        return None
     url = json.loads(place.path("address.json").read_text())["broker_url"]
     try:
         with redis.Redis.from_url(url.replace("redis+socket://", "unix://")) as private:
-            return int(private.hget(keys.head("small"), "applied") or 0)
+            return private.hget(keys.head("small"), field)
     except redis.ConnectionError:
-        return 0
+        return None
 
 
 def test_a_run_is_moved_while_it_lives_and_when_it_is_stopped_and_goes_on_elsewhere(place):
     process = place.start("run", place.write(updates=35, strategy='kind = "fedbuff"\nbuffer_size = 7'))
-    wait_until(lambda: updates(place) > 5, "some updates")
+    wait_until(lambda: int(head(place, "applied") or 0) > 5, "some updates")
     (worker,) = [pid for pid, args in descendants(place.host()).items() if "tasks.site_worker" in args]
     os.kill(worker, signal.SIGSTOP)  # so that the run is not over before we are done
     live = place.run("export", "small", "live.zip", "--json")
@@ -676,6 +676,7 @@ def test_a_run_is_moved_while_it_lives_and_when_it_is_stopped_and_goes_on_elsewh
     says = json.loads(live.stdout)
     assert (says["name"], says["was_running"], says["file"]) == ("small", True, "live.zip")
     process.send_signal(signal.SIGINT)
+    wait_until(lambda: head(place, "phase") not in (b"running", None), "the stop")
     os.kill(worker, signal.SIGCONT)
     process.communicate(timeout=60)
     done = place.run("export", "small", "stopped.zip")

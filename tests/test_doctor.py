@@ -322,7 +322,7 @@ def test_certificates_that_end_soon_are_told_the_one_that_is_shown_too(own_centr
     pair = certificates.server(authority, ["localhost"])
     centre._write_pair(own_centre.folder / "redis", "redis", pair)
     own_centre.start()
-    soon = [line for line in told(examine(own_centre)) if "certificate" in line]
+    soon = [line for line in told(examine(own_centre)) if "certificate of" in line]
     assert [line.split(": ")[0] for line in soon] == [
         "warning  certificate of the server",
         "warning  certificate of the server, as it shows it",

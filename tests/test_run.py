@@ -238,7 +238,7 @@ def test_a_run_whose_command_line_is_killed_before_it_has_submitted_is_submitted
 
 
 def test_ctrl_c_stops_a_run_and_resume_goes_on_from_there(place):
-    process = place.start("run", place.write(updates=150, strategy='kind = "fedbuff"\nbuffer_size = 1'))
+    process = place.start("run", place.write(updates=400, strategy='kind = "fedbuff"\nbuffer_size = 1'))
     wait_until(lambda: place.applied() > 5, "some updates")
     below = {place.host(): "", **descendants(place.host())}
     process.send_signal(signal.SIGINT)
@@ -247,12 +247,12 @@ def test_ctrl_c_stops_a_run_and_resume_goes_on_from_there(place):
     assert not [pid for pid in below if is_alive(pid)]
     summary = json.loads(place.path("summary.json").read_text())
     assert (summary["outcome"], summary["reason"]) == ("stopped", "stopped by hand")
-    assert 5 < summary["applied"] < 150
+    assert 5 < summary["applied"] < 400
     check_history(place.history(), summary["applied"])
 
     resumed = place.run("resume", "small", "--json")
-    assert (resumed.returncode, json.loads(resumed.stdout)["applied"]) == (0, 150)
-    check_history(place.history(), 150)
+    assert (resumed.returncode, json.loads(resumed.stdout)["applied"]) == (0, 400)
+    check_history(place.history(), 400)
     assert place.run("resume", "small").returncode == 4  # complete
 
 
