@@ -66,7 +66,7 @@ class Outage:
 
     def is_over(self, lapse: float | None) -> bool:
         """Whether the last lapse without a look at the ledger is a lease ago; `lapse` is the newest."""
-        if lapse is not None and lapse > LEASE / 2:
+        if lapse is not None and lapse > LEASE:
             self._seen = time.monotonic()
         return time.monotonic() - self._seen >= LEASE
 
