@@ -153,7 +153,7 @@ def call_the_roll(turn: Turn, so_far: Repair, leases: Mapping[str, str], submitt
 def is_missing(turn: Turn, site: str, *, is_here: bool) -> bool:
     """Whether a site is to be noted as away that is not yet; one that was just ordered may be starting."""
     record = turn.state.sites[site]
-    return not is_here and not record.is_away and waited(turn, record.sent_at) > LEASE
+    return not is_here and not record.is_away and waited(turn, record.issued) > LEASE
 
 
 def why_away(said: Announcement | MalformedMessage | None, now: float) -> str:
