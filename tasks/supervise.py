@@ -151,9 +151,13 @@ def call_the_roll(turn: Turn, so_far: Repair, leases: Mapping[str, str], submitt
 
 
 def is_missing(turn: Turn, site: str, *, is_here: bool) -> bool:
-    """Whether a site is to be noted as away that is not yet; one that was just ordered may be starting."""
-    record = turn.state.sites[site]
-    return not is_here and not record.is_away and waited(turn, record.issued) > LEASE
+    """Whether a site is to be noted as away that is not yet; when the experiment begins, it may be starting.
+
+    How old its order is does not matter: a site that has just died may be given one.
+    """
+    head = turn.state.head
+    is_settled = waited(turn, max(head.started, head.resumed)) > LEASE
+    return is_settled and not is_here and not turn.state.sites[site].is_away
 
 
 def why_away(said: Announcement | MalformedMessage | None, now: float) -> str:

@@ -128,3 +128,9 @@ def drain(client: redis.Redis) -> State:
     """Let the coordinator of "trial" have one turn."""
     with Ledger(client).turn("trial") as turn:
         return aggregate.drain(turn)
+
+
+def skip_last_scores(client: redis.Redis) -> None:
+    """Let "trial", which was stopped, be finished as if every site had scored its last version."""
+    client.hset(keys.head("trial"), "phase", "finished")
+    client.srem(keys.RUNNING, "trial")

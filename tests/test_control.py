@@ -7,17 +7,12 @@ from orchestrator.submit import submit as submit_run
 from tasks import keys, progress
 from tasks.ledger import Ledger
 from tasks.site_ledger import SiteLedger
-from tests.conftest import REPOSITORY, constant, drain, make_spec, submit, zeros
+from tests.conftest import REPOSITORY, constant, drain, make_spec, skip_last_scores, submit, zeros
 from workers.errors import ExperimentError, NotFound
 
 
 def begin(client, **changes):
     Ledger(client).create("trial", make_spec(**changes), zeros())
-
-
-def finish(client):
-    client.hset(keys.head("trial"), "phase", "finished")
-    client.srem(keys.RUNNING, "trial")
 
 
 def test_stop_takes_back_the_orders_and_asks_for_a_last_score(client):
@@ -36,7 +31,7 @@ def test_resume_orders_every_site_anew_from_where_the_model_is(client):
     submit(client, "a/1", constant(1.0))
     drain(client)
     control.stop(client, "trial")
-    finish(client)
+    skip_last_scores(client)
     control.resume(client, "trial")
     found = progress.read(client, "trial")
     assert found.head.phase == "running"
@@ -53,7 +48,7 @@ def test_a_resumed_round_waits_for_the_sites_that_were_missing_from_it(client):
     submit(client, "a/1", constant(1.0))
     drain(client)
     control.stop(client, "trial")
-    finish(client)
+    skip_last_scores(client)
     control.resume(client, "trial")
     found = progress.read(client, "trial")
     assert [site.name for site in found.sites if site.record.base_version is not None] == ["ab", "c"]
@@ -66,7 +61,7 @@ def test_resume_refuses_an_experiment_that_has_reached_its_end(client):
     begin(client, stop={"updates": 1})
     submit(client, "a/1", constant(1.0))
     drain(client)
-    finish(client)
+    skip_last_scores(client)
     with pytest.raises(ExperimentError, match="trial is complete: 1 updates are applied"):
         control.resume(client, "trial")
 

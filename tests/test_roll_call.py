@@ -3,11 +3,12 @@
 import msgpack
 import pytest
 
+from orchestrator import control
 from tasks import keys, progress, state, supervise
 from tasks.ledger import Ledger
 from tasks.site_ledger import LEASE, SiteLedger
 from tasks.supervise import Care
-from tests.conftest import announce, constant, drain, make_spec, order_of, submit, zeros
+from tests.conftest import announce, constant, drain, make_spec, order_of, skip_last_scores, submit, zeros
 
 
 def begin(client, **changes):
@@ -32,7 +33,9 @@ def test_a_site_has_gone_when_it_was_silent_for_longer_than_a_lease_and_not_befo
     begin(client)
     announce(client, "ab", "c", seen=1000.0)
     announce(client, "a", seen=998.0)
-    clock["now"] = 1000.0 + LEASE  # a was seen 12 s ago, but its order is not older than a lease
+    clock["now"] = (
+        1000.0 + LEASE
+    )  # a was seen 12 s ago, but the experiment has not run for longer than a lease
     announce(client, "ab", "c", seen=clock["now"])
     assert repair(client).head.absences == 0
     clock["now"] += 0.5
@@ -44,6 +47,31 @@ def test_a_site_has_gone_when_it_was_silent_for_longer_than_a_lease_and_not_befo
     }
     assert (new.head.absences, new.sites["a"].absences) == (1, 1)
     assert noted(client, "gone") == [("gone", "a", "last seen 12 s ago")]
+
+
+def test_a_dead_site_that_is_given_another_order_is_missed_no_later_for_it(client, clock):
+    begin(client)
+    announce(client, "a", "ab", "c", seen=1000.0)
+    submit(client, "a/1", constant(1.0))
+    clock["now"] = 1008.0
+    assert drain(client).sites["a"].sequence == 2
+    announce(client, "ab", "c", seen=1010.5)
+    clock["now"] = 1010.5
+    repair(client)
+    assert noted(client, "gone") == [("gone", "a", "last seen 10 s ago")]
+
+
+def test_a_resumed_experiment_gives_its_sites_as_long_to_start_as_a_new_one(client, clock):
+    begin(client)
+    announce(client, "a", "ab", "c", seen=1000.0)
+    control.stop(client, "trial")
+    skip_last_scores(client)
+    clock["now"] = 5000.0
+    control.resume(client, "trial")
+    clock["now"] += LEASE
+    assert repair(client).head.absences == 0
+    clock["now"] += 0.5
+    assert repair(client).head.absences == 3
 
 
 def test_a_site_that_announced_itself_just_now_has_not_gone_however_old_its_order_is(client, clock):

@@ -61,14 +61,13 @@ class Place:
 
     def start(self, *arguments) -> subprocess.Popen:
         process = subprocess.Popen(
-            [*FEDELTA, *map(str, arguments)],
+            # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+            ["env", "--default-signal=INT", *FEDELTA, *map(str, arguments)],
             env=self.environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.started.append(process)
         return process
