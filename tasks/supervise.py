@@ -33,7 +33,8 @@ def supervise() -> None:
     ledger = Ledger(client)
     lapse = attendance.announce_coordinator(client, work.NAME)
     health.say_so()
-    care = Care(lapse=lapse, patience=min(LEASE, time.monotonic() - _BEGUN + JUST_SENT))
+    patience = min(LEASE, time.monotonic() - _BEGUN + JUST_SENT)
+    care = Care(lapse=lapse, patience=patience, is_outage_over=_outage.is_over(lapse))
     for experiment in ledger.running():
         look_after_in_any_case(ledger, experiment, care)
 
@@ -53,6 +54,24 @@ class Care:
     started: Mapping[str, str] = field(default_factory=dict)  # site -> which worker alone can hold its lease
     patience: float = LEASE  # seconds after which an order that nobody took is sent again
     lapse: float | None = None  # seconds that no coordinator looked
+    is_outage_over: bool = True  # the sites, too, have had the time to say that they are there
+
+
+class Outage:
+    """Whether it is the sites' fault that nothing is heard of them: Redis may have been away for all."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._seen = float(-LEASE)
+
+    def is_over(self, lapse: float | None) -> bool:
+        """Whether the last lapse without a look at the ledger is a lease ago; `lapse` is the newest."""
+        if lapse is not None and lapse > LEASE:
+            self._seen = time.monotonic()
+        return time.monotonic() - self._seen >= LEASE
+
+
+_outage = Outage()
 
 
 def look_after_in_any_case(ledger: Ledger, experiment: str, care: Care) -> None:
@@ -114,7 +133,8 @@ def repair(turn: Turn, care: Care) -> State:
     ):
         so_far.note("unattended", f"no coordinator looked after it for {lapse:.0f} s")
     leases, submitted = turn.leases(), turn.submitted()
-    call_the_roll(turn, so_far, leases, submitted)
+    if care.is_outage_over:
+        call_the_roll(turn, so_far, leases, submitted)
     for site, reason in lost_orders(turn, leases, care).items():
         if site not in submitted and so_far.state.sites[site].base_version is not None:
             so_far.state = state.resend(so_far.state, site, turn.now)

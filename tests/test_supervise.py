@@ -284,3 +284,23 @@ def test_sites_that_have_not_scored_are_asked_again_every_so_often(client, clock
         with Ledger(client).turn("trial") as turn:
             asked.append(supervise.missing_scores(turn))
     assert [sites for sites in asked if sites] == [["a", "ab"]] * 3
+
+
+def test_what_nobody_could_say_while_redis_was_away_is_held_against_no_site(monkeypatch):
+    clock = {"now": 100.0}
+    monkeypatch.setattr(supervise.time, "monotonic", lambda: clock["now"])
+    outage = supervise.Outage()
+    assert outage.is_over(None) and outage.is_over(2.0)
+    assert not outage.is_over(14.0)
+    clock["now"] += LEASE - 0.1
+    assert not outage.is_over(2.0)
+    clock["now"] += 0.2
+    assert outage.is_over(2.0)
+
+
+def test_after_an_outage_the_roll_is_called_when_the_sites_have_had_their_time(client, clock):
+    begin(client)
+    clock["now"] += LEASE + 1
+    assert not any(record.is_away for record in repair(client, is_outage_over=False).sites.values())
+    clock["now"] += LEASE + 1
+    assert all(record.is_away for record in repair(client).sites.values())
