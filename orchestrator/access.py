@@ -22,8 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from tasks import keys
 from tasks.app import COORDINATOR_QUEUE, SITE_QUEUE_PREFIX, site_queue
 from workers.errors import SettingsError
-from workers.settings import explain
-from workers.spec import Name
+from workers.settings import Name, explain
 
 ADMIN, COORDINATOR, OPERATOR, FLOWER = "admin", "coordinator", "operator", "flower"
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from orchestrator import access, centre, children, doctor
 from orchestrator.findings import Finding, Mark
-from tasks import connection, environment
+from tasks import connection, environment, site_file
 from tasks.app import connect, use_connection
 from workers.errors import ExperimentError, SettingsError, Unavailable
 
@@ -24,14 +24,17 @@ console = Console(markup=False, highlight=False, soft_wrap=True)
 def worker(sites: Sequence[str]) -> None:
     """Become the worker of the site of this file, or of these sites."""
     files = [Path(site) for site in sites if site.endswith(".toml")]
+    environment.set_site_file(files[0] if files else None)
     if not files:
         for site in sites:
             access.check_site(site)
     elif len(sites) > 1:
         raise ExperimentError(f"--site: expected one file, or names, got {', '.join(sites)}")
     else:
+        found = site_file.read(files[0])
         sites = [site_name(files[0])]
-        use_connection(files[0])
+        if found.connection is not None or not environment.broker_url():  # a trial has a Redis without TLS
+            use_connection(files[0])
     _become(children.worker(sites))
 
 

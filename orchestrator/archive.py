@@ -35,8 +35,8 @@ from tasks.snapshot import Snapshot, Stream, streams
 from tasks.state import Head, SiteRecord, State
 from workers.errors import ExperimentError, MalformedMessage
 from workers.params import Params
-from workers.settings import NonNegativeInt, explain, settings
-from workers.spec import Name, Spec
+from workers.settings import Name, NonNegativeInt, explain, settings
+from workers.spec import Spec
 
 FORMAT = 1
 CONTENTS, FILE = "snapshot.json", "experiment.toml"

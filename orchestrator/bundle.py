@@ -9,10 +9,28 @@ from pathlib import Path
 from orchestrator import deployment
 
 SITE_TOML = """
-# [data] will say where this hospital's examples are; until then its share of a trial's data set is used.
+# Which examples this hospital has; `fedelta check site.toml` says what is found.
+# Without any, its share of a trial's public data set is used. More: docs/data.md in fedelta's sources.
+#
+# [[datasets]]
+# name = "stroke"                   # as the studies call it
+# path = "/data/stroke.csv"         # or from this file's folder on
+# format = "csv"                    # or parquet, npz, images, dicom
+# columns = { sex = "GESCHLECHT" }  # the study's name of a column = yours
+"""
+
+HEADER = """name = "{site}"
+min_count = 10  # of fewer examples than this, or values of a column, no means are told
+models = []     # functions of your own or of others', "package.module:name", that may run here as models
+
 """
 
 SECRETS = ("password", "ca.crt", "client.crt", "client.key")
+
+
+def header(site: str) -> str:
+    """How its site.toml begins."""
+    return HEADER.format(site=site)
 
 
 def write(

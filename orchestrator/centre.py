@@ -152,7 +152,7 @@ def add_site(centre: Centre, site: str, redis_url: str | None = None, *, renews:
         password = secrets.token_urlsafe(32)
         authority = _read_pair(centre.authority, "ca")
         address = _address(centre)
-        files = _access_files(authority, user, password, address, header=f'name = "{site}"\n\n')
+        files = _access_files(authority, user, password, address, header=bundle.header(site))
         files["site.toml"] = files.pop("connection.toml") + bundle.SITE_TOML
         bundle.write(centre.bundle(site), site, files, address, is_renewal=renews)
         give_to_owner(centre.bundle(site))

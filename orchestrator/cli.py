@@ -2,7 +2,8 @@
 
 Exit codes:
     0    done
-    1    the run failed, or was stopped before its end; or something is unsafe (`doctor`)
+    1    the run failed, or was stopped before its end; or something is unsafe (`doctor`), or
+         examples are not as they should be (`check`)
     2    the command or the experiment file is wrong; nothing was started
     3    a server or a process that is needed does not answer
     4    there is no experiment or run of that name
@@ -30,6 +31,8 @@ EXIT_CODES = {ExperimentError: 2, SettingsError: 2, DataError: 2, Unavailable: 3
 commands = lazily("orchestrator.commands")
 hosting = lazily("orchestrator.hosting")
 administration = lazily("orchestrator.administration")
+checking = lazily("orchestrator.checking")
+data_commands = lazily("orchestrator.data_commands")
 
 app = typer.Typer(
     help="Asynchronous federated learning across hospitals.",
@@ -38,6 +41,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+data = typer.Typer(help="Data sets that fedelta knows by name.", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 # Headings of `fedelta --help`.
 PROCESSES, CENTRE = "Processes of a centre and of a hospital", "A centre and its hospitals"
@@ -148,9 +154,30 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write; by default <file>.predictions.csv.")
     ] = None,
+    allow_model: Annotated[
+        str | None,
+        typer.Option(help="package.module:name, where the model is a user's own: it is called here."),
+    ] = None,
 ) -> None:
     """Write a model's predictions for the rows of a CSV file."""
-    commands.predict(model, file, output)
+    commands.predict(model, file, output, allow_model)
+
+
+@data.command(name="list")
+def list_data(json: Json = False) -> None:
+    """List the data sets, and whether their files are here."""
+    data_commands.list_data(as_json=json)
+
+
+@data.command(name="fetch")
+def fetch_data(
+    name: Annotated[str, typer.Argument(help="The data set's name, as in `list`.", show_default=False)],
+) -> None:
+    """Download a data set from its publisher; files that are here already are not downloaded again.
+
+    They go into FEDELTA_CACHE_DIR, and each must have the contents that were published (sha256).
+    """
+    data_commands.fetch(name)
 
 
 @app.command(rich_help_panel=PROCESSES)
@@ -161,6 +188,21 @@ def worker(
 ) -> None:
     """Start the worker of a site: it trains on the site's examples, and never sends them."""
     administration.worker(site)
+
+
+@app.command(rich_help_panel=CENTRE)
+def check(
+    file: Annotated[Path, typer.Argument(help="The hospital's site.toml.", show_default=False)],
+    experiment: Annotated[
+        Path | None, typer.Option("--experiment", help="The study's file: check what it asks for.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what a hospital's data sets hold, and what is wrong with them, with row and column.
+
+    Nothing leaves this machine. Exit code 1 if anything is wrong.
+    """
+    raise typer.Exit(0 if checking.check(file, experiment, as_json=json) else 1)
 
 
 @app.command(rich_help_panel=PROCESSES)

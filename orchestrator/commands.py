@@ -27,6 +27,7 @@ from tasks import attendance, environment, progress
 from tasks.app import connect, connect_to, use_broker
 from tasks.ledger import Ledger
 from workers.errors import NotFound
+from workers.models import own
 
 # Loads data sets, which takes a second: meanwhile the processes of a run on this machine start.
 submission = lazily("orchestrator.submit")
@@ -166,8 +167,10 @@ def import_(file: Path, *, as_json: bool) -> None:
     _print(facts, told, as_json)
 
 
-def predict(model: Path, file: Path, output: Path | None) -> None:
-    """Write predictions."""
+def predict(model: Path, file: Path, output: Path | None, allow_model: str | None) -> None:
+    """Write predictions; a user's own model may be allowed for them."""
+    if allow_model is not None:
+        own.allow([allow_model])
     written = output or file.with_suffix(".predictions.csv")
     num_rows = prediction.predict(model, file, written)
     console.print(f"{num_rows} predictions in {written}", highlight=False)
@@ -204,7 +207,7 @@ def _submit(file: Path, launched: float) -> Run:
             shutil.rmtree(claimed.folder)
             raise
         if is_ours:
-            _name_strangers(written.sites)
+            _name_strangers(Ledger(connect()).spec(claimed.name).experiment.sites)
             return claimed
         shutil.rmtree(claimed.folder)  # somebody took the name meanwhile: the next one, then
 

@@ -6,7 +6,7 @@ import redis
 
 from tasks import dispatch, state
 from tasks.ledger import Ledger
-from tasks.messages import Event
+from tasks.messages import Event, one_line
 from tasks.state import State
 from workers.errors import Conflict, ExperimentError
 from workers.spec import Experiment
@@ -15,11 +15,15 @@ from workers.spec import Experiment
 def stop(client: redis.Redis, name: str, reason: str = "stopped by hand") -> bool:
     """Give no more orders; the sites score the last version, then the experiment is finished.
 
+    One that has come to its end waits for no more of the sites' own models.
     False, and nothing is changed, if it gives none any more.
     """
 
     def transition(old: State, _: Experiment, now: float) -> tuple[State, Event] | None:
-        if old.head.phase != "running":
+        if old.head.phase == "finishing" and old.outstanding:
+            detail = f"{reason}; without a model of its own: {', '.join(old.outstanding)}"
+            return state.give_up(old, now), Event(time=now, kind="finished", detail=one_line(detail))
+        if old.head.phase not in ("describing", "running"):
             return None
         new = state.finish(old, "stopped", reason, now)
         return new, Event(time=now, kind="finished", detail=reason)

@@ -79,11 +79,15 @@ def host(run: Run, *, is_resumed: bool) -> None:
         FedeltaError: the experiment cannot be submitted, or a process does not live.
     """
     private = PrivateRedis(run.redis_folder, run.logs / "redis.log")
-    sites = tomllib.loads(run.experiment_file.read_text("utf-8"))["sites"]  # checked before we were started
+    # The file was checked before we were started; without sites, a trial's table has them.
+    sites = (
+        tomllib.loads(run.experiment_file.read_text("utf-8")).get("sites") or submission.complete(run).sites
+    )
     living: list[Child] = []
     try:
         living.append(Child("private Redis", private.start))
         environment.set_broker(private.broker_url)
+        environment.set_personal_dir(run.folder / "personal")
         run.write_address(private.broker_url)
         for name, command in (
             ("coordinator", children.coordinator()),

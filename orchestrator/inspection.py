@@ -31,11 +31,8 @@ def model_like(spec: Spec, limit: int) -> Params:
     Raises:
         MalformedMessage: there is no such model, or it takes more.
     """
-    features = len(spec.schema.features)
-    if not features == len(spec.schema.mean) == len(spec.schema.scale):
-        raise MalformedMessage(f"spec: expected a mean and a scale for each of {features} features")
     try:
-        model = spec.experiment.model.init(_Outline(limit), features, spec.schema.num_outputs)
+        model = spec.experiment.model.init(_Outline(limit), spec.schema.input_shape, spec.schema.num_outputs)
     except (ArithmeticError, MemoryError, ValueError) as error:
         raise MalformedMessage(f"spec: such a model cannot be made: {error}") from error
     if trees.num_bytes(model) > limit:
@@ -50,6 +47,8 @@ def check(found: Snapshot) -> dict[str, int]:
         MalformedMessage: a part is not what it should be; names it.
     """
     _check_head(found.state.head)
+    if found.spec.schema.preprocessing is None and found.spec.experiment.data.standardize != "local":
+        raise MalformedMessage("spec: expected the preprocessing that all sites share")
     _check_sites(found.state.sites, found.spec)
     history, *others = streams(found.spec.experiment)
     counts = {history.name: _check_history(found, history)}
@@ -64,6 +63,8 @@ def _check_head(head: Head) -> None:
         raise MalformedMessage("head: expected a start, an end after it, and pauses that are not negative")
     if max(head.version, head.applied) >= MAX_COUNT:
         raise MalformedMessage(f"head: expected counts below {MAX_COUNT}")
+    if not head.is_described:
+        raise MalformedMessage("head: expected an experiment whose sites have described their examples")
     _check_text("head", head.reason)
 
 

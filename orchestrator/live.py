@@ -51,7 +51,8 @@ class PlainLines:
         """Show what is new."""
         self._show_faults(progress)
         scored = progress.head.evaluated if progress.head.evaluated is not None else -1
-        is_due = progress.seconds - self._last_seconds >= LINE_SECONDS
+        # What was described before training began does not count, so then the seconds begin anew.
+        is_due = not 0 <= progress.seconds - self._last_seconds < LINE_SECONDS
         if is_due or scored != self._last_version or progress.head.phase == "finished":
             if (progress.seconds, scored) != (self._last_seconds, self._last_version):
                 self._print(line(progress))
@@ -73,14 +74,8 @@ class PlainLines:
 def line(progress: Progress) -> str:
     """The progress in one line."""
     head = progress.head
-    parts = [f"{progress.seconds:7.1f} s", f"{head.applied} updates", f"version {head.version}"]
-    if losses := _losses(progress):
-        parts.append(f"loss {losses[-1]:.4f}")
-    if progress.metrics:
-        scored = progress.metrics[-1]
-        shown = [f"{name} {value:.4f}" for name, value in scored.metrics.items() if value is not None]
-        parts += [f"{', '.join(shown)} at version {scored.version}{of_sites(progress)}"] if shown else []
-    parts.append(f"{_rate(progress):.1f} updates/s")
+    parts = [f"{progress.seconds:7.1f} s"]
+    parts += [_phase(progress)] if head.phase == "describing" else _done(progress)
     if head.refused or head.resent or head.absences:
         parts.append(f"{head.refused} refused, {_troubles(head)}")
     parts += roster.missing(progress)
@@ -152,13 +147,26 @@ def trend(values: Sequence[float]) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in newest)
 
 
+def _done(progress: Progress) -> list[str]:
+    """What the sites have trained and scored, and how fast."""
+    head = progress.head
+    parts = [f"{head.applied} updates", f"version {head.version}"]
+    if losses := _losses(progress):
+        parts.append(f"loss {losses[-1]:.4f}")
+    if progress.metrics:
+        scored = progress.metrics[-1]
+        shown = [f"{name} {value:.4f}" for name, value in scored.metrics.items() if value is not None]
+        parts += [f"{', '.join(shown)} at version {scored.version}{of_sites(progress)}"] if shown else []
+    return [*parts, f"{_rate(progress):.1f} updates/s"]
+
+
 def _troubles(head: Head) -> str:
     return f"{head.resent} sent again" + (f", {head.absences} absences" if head.absences else "")
 
 
 def _phase(progress: Progress) -> str:
-    head = progress.head
-    return f"{head.phase}: {head.reason}" if head.reason else head.phase
+    why = progress.head.reason or roster.preparation(progress)
+    return f"{progress.head.phase}: {why}" if why else progress.head.phase
 
 
 def _rate(progress: Progress) -> float:

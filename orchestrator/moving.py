@@ -26,12 +26,17 @@ def export(run: Run, file: Path) -> Snapshot:
     """Write the run's experiment, as it is now, into a file; returns what is in it.
 
     Raises:
-        ExperimentError: the file is there already, or cannot be written.
+        ExperimentError: the file is there already, or cannot be written; or nobody has begun to train.
         NotFound: the run has no state any more.
         Unavailable: its Redis does not answer.
     """
     with _ledger_of(run) as client, _answering():
         found = snapshot.take(client, run.name)
+        if not found.state.head.is_described:
+            raise ExperimentError(
+                f"{run.name} cannot be exported yet: it has not begun to train, since its sites are still to "
+                "describe their examples"
+            )
         archive.write(file, found, _experiment_text(run))
     return found
 

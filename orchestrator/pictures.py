@@ -119,7 +119,7 @@ def fitted_line(tables: Tables, features: Sequence[np.ndarray], targets: Sequenc
             axes.plot(x[:, 0], y, ".", markersize=2, alpha=0.5, color=colour, label=site)
         everything = np.concatenate(features)
         ends = np.linspace(everything.min(), everything.max(), 100)[:, None]
-        outputs = tables.spec.experiment.model.apply(tables.params, schema.standardized(ends))
+        outputs = tables.spec.model.apply(tables.params, schema.prepared(ends))
         axes.plot(ends, predictions("regression", outputs), color="black", label="the model")
         axes.legend()
     return figure

@@ -15,11 +15,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from orchestrator import faults, pictures, prediction
+from orchestrator import faults, pictures
 from orchestrator.lazily import lazily
 from orchestrator.pictures import Tables, read_table
 from orchestrator.runs import Run
 from orchestrator.timeline import timeline
+from tasks import environment
+from workers import model_file, originals
 from workers.errors import FedeltaError, NotFound
 
 data = lazily("workers.data")  # imports scikit-learn, for the one picture that shows examples
@@ -30,7 +32,8 @@ h1 { margin-bottom: 0 } h2 { margin-top: 2rem } p.lead { color: #555; margin-top
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 td, th { padding: .25rem .9rem; text-align: right; border-bottom: 1px solid #ddd }
 th { border-bottom: 2px solid #888 } td:first-child, th:first-child { text-align: left }
-tr.mean { font-weight: bold } img { max-width: 100%; display: block; margin: 1rem 0 }
+table + table { margin-top: 1.5rem } tr.mean { font-weight: bold }
+img { max-width: 100%; display: block; margin: 1rem 0 }
 pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: 14px }
 """
 
@@ -44,7 +47,7 @@ def write(run: Run) -> None:
     summary = run.summary
     if summary is None:
         raise NotFound(f"{run.name} has no results yet")
-    spec, params = prediction.load(run.folder / "model.safetensors")
+    spec, params = model_file.load(run.folder / "model.safetensors")
     tables = Tables(
         spec=spec,
         params=params,
@@ -71,7 +74,10 @@ def draw(tables: Tables) -> dict[str, Figure]:
         "staleness": pictures.staleness(tables),
         "timeline": timeline(tables),
     }
-    if tables.spec.schema.target_kind == "regression" and len(tables.spec.schema.features) == 1:
+    is_line = tables.spec.schema.target_kind == "regression" and len(tables.spec.schema.features) == 1
+    is_own = tables.spec.experiment.model.kind == "own"  # a report calls no function of somebody's
+    if is_line and not is_own and not tables.spec.experiment.data.is_at_sites:
+        originals.use(environment.data_folders())
         examples = [data.load_raw(tables.spec.experiment, site) for site in tables.sites]
         drawn["fitted-line"] = pictures.fitted_line(tables, *zip(*examples, strict=True))
     return drawn
@@ -98,7 +104,7 @@ def page(
 <h2>The sites</h2>{_table(*_sites(summary, tables))}
 <p>Metrics are measured on the examples that each site holds out, with the last version; "at work" is the
 share of the run's time in which the site was training.</p>
-<h2>Faults</h2>{_faults(summary)}
+{_own_models(summary)}<h2>Faults</h2>{_faults(summary)}
 <h2>The course</h2>{images}
 <h2>Events</h2>{_events(tables.events)}
 <h2>The experiment</h2><pre>{html.escape(written)}</pre>
@@ -142,6 +148,32 @@ def _sites(summary: Mapping[str, Any], tables: Tables) -> tuple[Sequence[str], l
     means = [_number(summary["metrics"]["global"][name]) for name in names]
     rows.append(("weighted mean", "", "", str(summary["applied"]), "", "", *means))
     return ("", "trained on", "held out", "updates", "mean staleness", "at work", *names), rows
+
+
+def _own_models(summary: Mapping[str, Any]) -> str:
+    """For each metric, the global model at each site beside the others that were asked for."""
+    others = summary.get("own_models")
+    if not others:
+        return ""
+    tables = []
+    for metric, mean in summary["metrics"]["global"].items():
+        rows: list[Sequence[str]] = [
+            (
+                site,
+                _number(measured.get(metric)),
+                *(_number(found["sites"].get(site, {}).get(metric)) for found in others.values()),
+            )
+            for site, measured in summary["metrics"]["sites"].items()
+        ]
+        means = (_number(found["mean"].get(metric)) for found in others.values())
+        rows.append(("weighted mean", _number(mean), *means))
+        tables.append(_table((metric, "global", *others), rows))
+    return (
+        "<h2>Each site's own model</h2><p>On what the site holds out. Global: the last version; personal: "
+        "the site's own, which stays there; alone: trained by the site without the others, by as many "
+        "orders; pooled: one training on all examples in one place, by as many steps.</p>"
+        f"{''.join(tables)}"
+    )
 
 
 def _faults(summary: Mapping[str, Any]) -> str:

@@ -3,25 +3,25 @@
 import csv
 import dataclasses
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import redis
-from pydantic import TypeAdapter
-from safetensors.numpy import save_file
 
-from orchestrator import summary
+from orchestrator import pooled, summary
 from orchestrator.clock import Clock
 from orchestrator.runs import Run
 from tasks import progress
 from tasks.progress import Progress
+from workers import model_file
 from workers.errors import NotFound, Unavailable
 from workers.metrics import METRICS
-from workers.spec import Spec
+
+logger = logging.getLogger(__name__)
 
 
 def write(client: redis.Redis, run: Run) -> str:
@@ -36,15 +36,30 @@ def write(client: redis.Redis, run: Run) -> str:
     history = [_history_row(clock, dataclasses.asdict(row)) for row in progress.history(client, run.name)]
     _write_csv(run.folder / "history.csv", HISTORY_COLUMNS, history)
     names = METRICS[found.spec.schema.target_kind]
-    columns = ("seconds", "version", "applied", "site", "num_examples", *names)
+    own = [
+        f"{model} {name}" for model in found.spec.experiment.compared if model != "pooled" for name in names
+    ]
+    columns = ("seconds", "version", "applied", "site", "num_examples", *names, *own)
     _write_csv(run.folder / "evaluations.csv", columns, _evaluation_rows(client, found, clock))
     shown = [_timed(clock, dataclasses.asdict(event)) for event in events]
     _write_csv(run.folder / "events.csv", ("seconds", "kind", "site", "order", "detail"), shown)
     params = progress.model(client, run.name, found.head.version)
-    _save_model(run.folder / "model.safetensors", found.spec, params, found.head.version)
+    model_file.save(run.folder / "model.safetensors", found.spec, params, found.head.version)
+    if "pooled" in found.spec.experiment.baselines and found.head.outcome == "completed":
+        _compare_with_pooled(run)
     text = json.dumps(summary.of(client, run, found), indent=2) + "\n"
     _replace(run.folder / "summary.json", lambda path: path.write_text(text))
     return found.head.outcome
+
+
+def _compare_with_pooled(run: Run) -> None:
+    """Train the baseline, once; if that fails, the run has its other results all the same."""
+    if run.pooled is not None:
+        return
+    try:
+        pooled.compare(run)
+    except Unavailable as error:
+        logger.error("%s: %s", run.name, error)
 
 
 def report(run: Run) -> None:
@@ -98,14 +113,6 @@ def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str,
             writer.writerows(rows)
 
     _replace(path, write_rows)
-
-
-def _save_model(path: Path, spec: Spec, params: Mapping[str, Any], version: int) -> None:
-    """safetensors, with all that `predict` needs in its metadata."""
-    described = TypeAdapter(Spec).dump_json(spec).decode()
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in params.items()}
-    metadata = {"format": "fedelta 1", "version": str(version), "spec": described}
-    _replace(path, lambda unfinished: save_file(arrays, unfinished, metadata))
 
 
 def _replace(path: Path, write_to: Any) -> None:

@@ -1,5 +1,7 @@
 """The sites of an experiment: what each is doing, and who is missing."""
 
+from collections.abc import Sequence
+
 from rich.table import Table
 from rich.text import Text
 
@@ -7,7 +9,7 @@ from tasks import attendance
 from tasks.progress import Progress, SiteProgress
 
 MISSING_SECONDS = 5.0  # after the start, before anybody is called missing
-MAX_NAMED = 5  # sites that are missing
+MAX_NAMED = 5  # sites that are missing or waited for
 
 
 def sites_table(progress: Progress) -> Table:
@@ -19,12 +21,15 @@ def sites_table(progress: Progress) -> Table:
         "refused": [record.refused for record in records],
     }
     shown = {name: counts for name, counts in troubles.items() if any(counts)}
+    own = ["examples"] if any(site.num_examples is not None for site in progress.sites) else []
     sites = Table(box=None, padding=(0, 1 if shown else 2))
-    for name in ("site", "state", "updates", "staleness", "last seen", *shown):
+    for name in ("site", "state", "updates", "staleness", "last seen", *own, *shown):
         is_text = name in ("site", "state", "last seen")
         sites.add_column(name, justify="left" if is_text else "right", overflow="fold")
     for site, *counts in zip(progress.sites, *shown.values(), strict=True):
-        sites.add_row(*_facts(progress, site), *(Text(str(n), style="red" if n else "") for n in counts))
+        told = ["" if site.num_examples is None else f"{site.num_examples:,}"] * len(own)
+        red = (Text(str(n), style="red" if n else "") for n in counts)
+        sites.add_row(*_facts(progress, site), *told, *red)
     return sites
 
 
@@ -32,11 +37,16 @@ def site_state(progress: Progress, site: SiteProgress) -> str:
     """What the site is doing, in a word."""
     if site.record.is_dropped:
         return "dropped"
-    if not is_present(progress, site) or (site.record.is_away and progress.head.phase == "running"):
+    if not is_present(progress, site) or (site.record.is_away and gives_orders(progress)):
         return "not there" if site.seen is None else "gone"
     if site.is_training:
-        return "training"
+        return "describing" if progress.head.phase == "describing" else "training"
     return "ordered" if site.record.base_version is not None else "waiting"
+
+
+def gives_orders(progress: Progress) -> bool:
+    """Whether the coordinator does, and so notes who is away."""
+    return progress.head.phase in ("describing", "running")
 
 
 def is_present(progress: Progress, site: SiteProgress) -> bool:
@@ -51,10 +61,22 @@ def missing(progress: Progress) -> list[str]:
     absent = [
         site.name for site in progress.sites if not (site.record.is_dropped or is_present(progress, site))
     ]
-    named = ", ".join(absent[:MAX_NAMED])
-    named += f" and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
-    nobody = ["no coordinator"] * (not progress.has_coordinator) + [f"no worker of {named}"] * bool(absent)
+    nobody = ["no coordinator"] * (not progress.has_coordinator)
+    nobody += [f"no worker of {_named(absent)}"] * bool(absent)
     return nobody + quorum(progress)
+
+
+def preparation(progress: Progress) -> str:
+    """How far the sites are with what comes before training, and who is waited for; nothing after it."""
+    if progress.head.phase != "describing":
+        return ""
+    records = {site.name: site.record for site in progress.sites}
+    num_done = sum(record.is_done for record in records.values())
+    lacking = [name for name, record in records.items() if not (record.is_done or record.is_dropped)]
+    # Nobody waits for who is away, unless too few of the others are there.
+    waited_for = [name for name in lacking if not records[name].is_away] or lacking
+    told = f"{num_done} of {len(records)} sites have described their examples"
+    return told + (f"; waiting for {_named(waited_for)}" if waited_for else "")
 
 
 def quorum(progress: Progress) -> list[str]:
@@ -69,11 +91,17 @@ def quorum(progress: Progress) -> list[str]:
     return [f"a round needs {needed} of {num_sites} sites and has {num_taking_part}"]
 
 
+def _named(sites: Sequence[str]) -> str:
+    """The first of these sites, and how many more there are."""
+    rest = f" and {len(sites) - MAX_NAMED} more" if len(sites) > MAX_NAMED else ""
+    return ", ".join(sites[:MAX_NAMED]) + rest
+
+
 def _facts(progress: Progress, site: SiteProgress) -> tuple[str | Text, ...]:
     last_update = max((row.time for row in progress.history if row.site == site.name), default=0.0)
     last = max(site.seen or 0.0, last_update)
     seen = f"{max(0.0, progress.now - last):.0f} s ago" if last else "never"
     state = site_state(progress, site)
-    style = {"training": "green", "gone": "red", "dropped": "red"}.get(state, "")
+    style = {"training": "green", "describing": "green", "gone": "red", "dropped": "red"}.get(state, "")
     record = site.record
     return site.name, Text(state, style=style), f"{record.updates}", f"{record.staleness}", seen

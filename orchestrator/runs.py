@@ -51,9 +51,19 @@ class Run:
         return _read(self.folder / "summary.json")
 
     @property
+    def pooled(self) -> dict[str, Any] | None:
+        """By site, the metrics of the pooled baseline, if it was asked for."""
+        return _read(self.folder / "pooled.json")
+
+    @property
     def launched(self) -> float | None:
         """When the command was given, in seconds since 1970."""
         return (_read(self.folder / "run.json") or {}).get("launched")
+
+    @property
+    def origin(self) -> Path:
+        """The folder of the experiment file that was given: names of files in it start from there."""
+        return Path((_read(self.folder / "run.json") or {}).get("origin") or ".")
 
     @property
     def is_here(self) -> bool:
@@ -114,7 +124,9 @@ def claim(
         run = Run(folder=folder)
         shutil.copyfile(experiment_file, run.experiment_file)
         run.logs.mkdir()
-        (folder / "run.json").write_text(json.dumps({"is_here": is_here, "launched": launched}))
+        origin = str(experiment_file.parent.absolute())
+        about = {"is_here": is_here, "launched": launched, "origin": origin}
+        (folder / "run.json").write_text(json.dumps(about))
         return run
 
 

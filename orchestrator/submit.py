@@ -3,14 +3,20 @@
 import dataclasses
 
 import numpy as np
+from pydantic import ValidationError
 
 from orchestrator import experiment
 from orchestrator.runs import Run
-from tasks import dispatch
+from tasks import dispatch, environment
 from tasks.app import connect
 from tasks.ledger import Ledger
-from workers import data
-from workers.spec import Spec
+from workers import data, originals
+from workers.errors import ExperimentError
+from workers.models import OwnModel, own
+from workers.personal_settings import LocalLayers
+from workers.schema import Schema
+from workers.settings import explain
+from workers.spec import Experiment, Spec
 
 
 def submit(run: Run) -> bool:
@@ -20,14 +26,52 @@ def submit(run: Run) -> bool:
 
     Raises:
         ExperimentError: the file is wrong.
-        DataError: its data set cannot be shared out as it says.
+        DataError: its examples cannot be had, or shared out as it says.
     """
-    written = dataclasses.replace(experiment.read(run.experiment_file), name=run.name)
-    schema = data.describe(written)
+    written = complete(run)
+    schema = data.schema_of(written.data) if written.data.is_at_sites else data.describe(written)
+    spec = _spec(written, schema)
     rng = np.random.default_rng(written.seed)
-    params = written.model.init(rng, len(schema.features), schema.num_outputs)
-    new = Ledger(connect()).create(run.name, Spec(experiment=written, schema=schema), params)
+    params = spec.model.init(rng, schema.input_shape, schema.num_outputs)
+    if isinstance(written.personal, LocalLayers):
+        written.personal.check(params)
+    new = Ledger(connect()).create(run.name, spec, params)
     if new is None:
         return False
     dispatch.follow(run.name, None, new)
     return True
+
+
+def _spec(written: Experiment, schema: Schema) -> Spec:
+    """Both together; a model of the author's own is allowed here, where its author is.
+
+    Raises:
+        ExperimentError: they do not fit together.
+    """
+    if isinstance(written.model, OwnModel):
+        own.allow([written.model.function])
+    try:
+        return Spec(experiment=written, schema=schema)
+    except ValidationError as error:
+        raise ExperimentError(f"{written.name}: {'; '.join(explain(error, None))}") from error
+
+
+def complete(run: Run) -> Experiment:
+    """The experiment of the run's file, with what only the run and a trial's table know: name, path, sites.
+
+    Raises:
+        ExperimentError: the file is wrong, or asks for sites that a run on one machine does not have.
+        DataError: the trial's table cannot be read.
+    """
+    originals.use(environment.data_folders())
+    written = dataclasses.replace(experiment.read(run.experiment_file), name=run.name)
+    if written.data.file is not None:
+        path = run.origin / written.data.file
+        written = dataclasses.replace(written, data=dataclasses.replace(written.data, file=str(path)))
+    if written.data.is_at_sites and run.is_here:
+        raise ExperimentError(
+            f"{run.experiment_file}: data.dataset: {written.data.dataset} is what hospitals have at home, "
+            "and a run on this machine has none: name a broker or a connection (see docs/data.md), or try it "
+            "with data.file"
+        )
+    return written if written.sites else dataclasses.replace(written, sites=data.sites_of(written.data))

@@ -1,7 +1,7 @@
 """A run in one page: as data, and as people read it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import redis
@@ -9,28 +9,25 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import faults
+from orchestrator import faults, roster
 from orchestrator.runs import Run
 from tasks import progress
+from tasks.messages import EvaluationRow
 from tasks.progress import Progress
+from workers.metrics import METRICS, Metrics, weighted_mean
 
 
 def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
     """The run in one page: what it was, how it ended, what it counted, what it reached."""
     head, experiment = found.head, found.spec.experiment
-    final = {
-        site.name: row
-        for site in found.sites
-        for row in progress.evaluations(client, run.name, site.name)
-        if row.version == head.version
-    }
+    final = {site.name: row for site in found.sites if (row := _last_row(client, found, site.name))}
     happened = faults.of(found, list(progress.events(client, run.name)))
     launched = run.launched or head.started
     return {
         "name": run.name,
         "strategy": experiment.strategy.kind,
         "outcome": head.outcome or head.phase,
-        "reason": head.reason,
+        "reason": head.reason or roster.preparation(found),
         "applied": head.applied,
         "versions": head.version,
         "refused": head.refused,
@@ -44,8 +41,9 @@ def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
         "watched_metric": experiment.watched_metric,
         "metrics": {
             "global": found.metrics[-1].metrics if found.metrics else {},
-            "sites": {name: row.metrics for name, row in final.items()},
+            "sites": {name: _of_global(found, row) for name, row in final.items()},
         },
+        "own_models": _own_models(found, final, run),
         "sites": {
             site.name: {
                 "updates": site.record.updates,
@@ -58,6 +56,39 @@ def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
             for site in found.sites
         },
     }
+
+
+def _last_row(client: redis.Redis, found: Progress, site: str) -> EvaluationRow | None:
+    """What the site has measured of the last version, and of the models that stand beside it, in one row."""
+    rows = [
+        row for row in progress.evaluations(client, found.name, site) if row.version == found.head.version
+    ]
+    if not rows:
+        return None
+    merged = {name: value for row in rows for name, value in row.metrics.items()}
+    return replace(rows[-1], metrics=merged)
+
+
+def _of_global(found: Progress, row: EvaluationRow) -> Metrics:
+    return {name: row.metrics.get(name) for name in METRICS[found.spec.schema.target_kind]}
+
+
+def _own_models(found: Progress, final: Mapping[str, EvaluationRow], run: Run) -> dict[str, Any]:
+    """By model that stands beside the global one: its metrics at each site, and their weighted mean."""
+    names = METRICS[found.spec.schema.target_kind]
+    pooled = run.pooled or {}
+    models = {}
+    for model in found.spec.experiment.compared:
+        measured: dict[str, Metrics] = {
+            site: pooled[site]
+            if model == "pooled"
+            else {name: row.metrics.get(f"{model} {name}") for name in names}
+            for site, row in final.items()
+            if (site in pooled if model == "pooled" else f"{model} {names[0]}" in row.metrics)
+        }
+        mean = weighted_mean((final[site].num_examples, metrics) for site, metrics in measured.items())
+        models[model] = {"mean": mean, "sites": measured}
+    return models
 
 
 def table(found: Mapping[str, Any], run: Run) -> RenderableType:
@@ -78,7 +109,31 @@ def table(found: Mapping[str, Any], run: Run) -> RenderableType:
         f"first update {_shown(found['first_update_seconds'])} s after the command"
     )
     how = f"fedelta resume {found['name']} goes on" if found["outcome"] in ("stopped", "failed") else ""
-    return Group(outline, *_faults(found), "", metrics, "", f"report: {run.folder}/report.html", how)
+    own = _own_models_table(found)
+    return Group(outline, *_faults(found), "", metrics, *own, "", f"report: {run.folder}/report.html", how)
+
+
+def _own_models_table(found: Mapping[str, Any]) -> list[RenderableType]:
+    """The watched metric at each site, of the global model and of those that stand beside it, if any."""
+    others = found.get("own_models")  # a summary of an older version has none
+    if not others:
+        return []
+    watched = found["watched_metric"]
+    shown = Table(box=None, padding=(0, 2))
+    for column in (watched, "global", *others):
+        shown.add_column(column, justify="left" if column == watched else "right")
+    for site, measured in found["metrics"]["sites"].items():
+        values = [
+            measured.get(watched),
+            *(model["sites"].get(site, {}).get(watched) for model in others.values()),
+        ]
+        shown.add_row(site, *map(_shown, values))
+    means = [
+        found["metrics"]["global"].get(watched),
+        *(model["mean"].get(watched) for model in others.values()),
+    ]
+    shown.add_row("weighted mean", *map(_shown, means), style="bold")
+    return ["", shown]
 
 
 def _faults(found: Mapping[str, Any]) -> list[RenderableType]:

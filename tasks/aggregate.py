@@ -1,13 +1,13 @@
 """Aggregation, at the coordinator: every submission that waits is folded in, and committed once."""
 
 import logging
-from dataclasses import dataclass, field
 
-from tasks import codec, dispatch, exposition, hooks, messages, state
+from tasks import codec, dispatch, exposition, hooks, personalization, preparation, state
 from tasks.app import app, connect
+from tasks.draining import Drain, finish, refuse
 from tasks.ledger import Ledger
-from tasks.messages import Event, HistoryRow, Submission
-from tasks.state import Outcome, State
+from tasks.messages import HistoryRow, Submission
+from tasks.state import State
 from tasks.turn import Turn
 from workers import params as trees
 from workers.errors import Conflict, MalformedMessage
@@ -16,27 +16,20 @@ from workers.strategies import Server, Update
 logger = logging.getLogger(__name__)
 
 
+# Before and after training, sites are asked for something else.
+DRAINS = {"describing": preparation.drain, "finishing": personalization.drain}
+
+
 @app.task(name="aggregate")
 def aggregate(experiment: str) -> None:
     """Drain the inbox, fold what waits into the model, commit model, history and next orders, send them."""
     try:
         with Ledger(connect()).turn(experiment) as turn:
-            old, new = turn.state, drain(turn)
+            old, new = turn.state, DRAINS.get(turn.state.head.phase, drain)(turn)
     except Conflict:
         dispatch.aggregate(experiment)  # another coordinator was faster: look again at what is left
         return
     dispatch.follow(experiment, old, new)
-
-
-@dataclass
-class Drain:
-    """What one drain has folded, refused and noted so far."""
-
-    state: State
-    server: Server
-    history: list[HistoryRow] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
 
 
 def drain(turn: Turn) -> State:
@@ -163,21 +156,6 @@ def accept(
     )
 
 
-def refuse(turn: Turn, so_far: Drain, site: str, reason: str, *, is_fault: bool) -> None:
-    """Leave the site's submission out, and say so."""
-    name, order = turn.spec.experiment.name, f"{site}/{turn.state.sites[site].sequence}"
-    reason = messages.one_line(reason)
-    so_far.state = state.refuse(so_far.state, site, is_fault=is_fault)
-    so_far.events.append(Event(time=turn.now, kind="refused", site=site, order=order, detail=reason))
-    logger.warning("%s %s: refused: %s", name, order, reason)
-    if so_far.state.sites[site].is_dropped:
-        detail = f"{state.MAX_REFUSALS} refusals in a row"
-        so_far.events.append(Event(time=turn.now, kind="dropped", site=site, order=order, detail=detail))
-        logger.error("%s %s: dropped after %s", name, site, detail)
-    else:
-        so_far.refused.append(site)
-
-
 def order_next(turn: Turn, so_far: Drain) -> None:
     """Add the orders and the evaluation that follow from what was folded in."""
     new, experiment = so_far.state, turn.spec.experiment
@@ -206,11 +184,3 @@ def too_few(num_left: int, needed: int) -> str:
     return (
         f"{num_left} sites are left, and a round needs {needed}; the events say why the others were dropped"
     )
-
-
-def finish(turn: Turn, so_far: Drain, outcome: Outcome, reason: str) -> None:
-    """Give no more orders, and say why."""
-    owing = state.owe(so_far.state, so_far.refused)  # whoever resumes it orders them anew
-    so_far.state = state.finish(owing, outcome, reason, turn.now)
-    so_far.events.append(Event(time=turn.now, kind="finished", detail=reason))
-    logger.info("%s: no more orders: %s", turn.spec.experiment.name, reason)

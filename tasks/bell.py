@@ -17,8 +17,7 @@ from pydantic import Field, NonNegativeFloat
 from tasks import keys, messages
 from tasks.messages import Count
 from workers.errors import MalformedMessage
-from workers.settings import message
-from workers.spec import Name
+from workers.settings import Name, message
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ import logging
 
 from tasks import dispatch, state
 from tasks.app import app, connect
+from tasks.draining import is_personal
 from tasks.ledger import Ledger
 from tasks.messages import Event, MetricsRow
 from tasks.state import State
@@ -46,7 +47,7 @@ def close_evaluation(turn: Turn) -> State:
     events = []
     reason = state.reason_to_stop_after(new.head, mean, experiment)
     if reason and new.head.phase == "running":
-        new = state.finish(new, "completed", reason, turn.now)
+        new = state.finish(new, "completed", reason, turn.now, is_personal=is_personal(turn, "completed"))
         events.append(Event(time=turn.now, kind="finished", detail=reason))
     row = MetricsRow(
         time=turn.now, version=head.evaluating, applied=head.applied, num_sites=len(rows), metrics=mean

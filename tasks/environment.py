@@ -1,12 +1,15 @@
 """The environment variables that fedelta reads; no other module reads any.
 
 FEDELTA_CONNECTION       a file with a table [connection]: Redis over TLS, as in every deployment
+FEDELTA_SITE_FILE        the site.toml of the hospital whose worker this is (`fedelta worker --site`)
 FEDELTA_BROKER_URL       or, for trials: where Celery's queues are (redis://, rediss://, redis+socket://)
 FEDELTA_LEDGER_URL       where the ledger is (redis://, rediss://, unix://); by default the broker's Redis
 FEDELTA_RUNS_DIR         where results go; by default `runs` in the current directory
-FEDELTA_CACHE_DIR        where compiled training functions are kept; by default ~/.cache/fedelta
+FEDELTA_CACHE_DIR        where compiled training functions and fetched data are; by default ~/.cache/fedelta
+FEDELTA_DATA_DIR         a folder that has files of data sets already; by default none
 FEDELTA_METRICS_ADDRESS  <address>:<port> at which the coordinator has its Prometheus metrics; by default none
 FEDELTA_LOGIN_FILE       a file with <user>:<password>, the login of Flower
+FEDELTA_PERSONAL_DIR     where a site's own models are kept; by default `personal` in the cache's folder
 FEDELTA_ALIVE_FILE       a file that a process touches while it is at work; by default none
 FEDELTA_OWN_BEAT         "no" for a coordinator whose clock is a process of its own (`fedelta beat`)
 FEDELTA_FAULT            in tests alone: where the process is to die or to stand still (`hooks`)
@@ -25,6 +28,19 @@ def connection_file() -> Path | None:
     """The file that says how Redis is reached."""
     chosen = os.environ.get("FEDELTA_CONNECTION")
     return Path(chosen) if chosen else None
+
+
+def site_file() -> Path | None:
+    """The file of the one site whose worker this process is."""
+    chosen = os.environ.get("FEDELTA_SITE_FILE")
+    return Path(chosen) if chosen else None
+
+
+def set_site_file(path: Path | None) -> None:
+    """Be the worker of this file's site, or of a trial's sites, here and in processes started from here."""
+    os.environ.pop("FEDELTA_SITE_FILE", None)
+    if path is not None:
+        os.environ["FEDELTA_SITE_FILE"] = str(path.absolute())
 
 
 def broker_url() -> str | None:
@@ -81,6 +97,34 @@ def cache_dir() -> Path:
     """The folder of what can be made again."""
     chosen = os.environ.get("FEDELTA_CACHE_DIR")
     return Path(chosen) if chosen else Path.home() / ".cache" / "fedelta"
+
+
+def data_dir() -> Path | None:
+    """The folder that has files of data sets already."""
+    chosen = os.environ.get("FEDELTA_DATA_DIR")
+    return Path(chosen) if chosen else None
+
+
+def fetched_dir() -> Path:
+    """The folder into which `fedelta data fetch` writes."""
+    return cache_dir() / "data"
+
+
+def data_folders() -> tuple[Path, ...]:
+    """Where files of data sets are looked for, in this order."""
+    given = data_dir()
+    return (given, fetched_dir()) if given else (fetched_dir(),)
+
+
+def personal_dir() -> Path:
+    """The folder of the models that stay at their sites."""
+    chosen = os.environ.get("FEDELTA_PERSONAL_DIR")
+    return Path(chosen) if chosen else cache_dir() / "personal"
+
+
+def set_personal_dir(folder: Path) -> None:
+    """Keep the sites' own models in this folder, here and in the processes started from here."""
+    os.environ["FEDELTA_PERSONAL_DIR"] = str(folder.absolute())
 
 
 def alive_file() -> Path | None:

@@ -3,13 +3,11 @@
 import logging
 import time
 
-import numpy as np
-
 from tasks import hooks
 from tasks.app import app, connect
 from tasks.participation import participation
 from tasks.site_ledger import SiteLedger
-from workers import scoring
+from workers import inference, scoring
 from workers.errors import FedeltaError, NotFound
 
 logger = logging.getLogger(__name__)
@@ -30,7 +28,7 @@ def evaluate(experiment: str, site: str, version: int) -> None:
         logger.error("%s %s: version %d cannot be scored: %s", experiment, site, version, error)
         return
     examples = part.data.holdout
-    outputs = np.asarray(part.spec.experiment.model.apply(params, examples.features))
+    outputs = inference.outputs(part.spec.model, params, examples.features)
     metrics = scoring.measure(part.spec.schema.target_kind, outputs, examples.targets)
     seconds = time.monotonic() - begun
     hooks.reached("evaluate.scored")

@@ -164,7 +164,7 @@ def _of_sites(experiments: Sequence[Progress]) -> list[Metric]:
             resent.add_metric(place, record.resent)
             absences.add_metric(place, record.absences)
             # Nobody notes who is back once an experiment gives no more orders.
-            away.add_metric(place, record.is_away and found.head.phase == "running")
+            away.add_metric(place, record.is_away and found.head.phase in ("describing", "running"))
             dropped.add_metric(place, record.is_dropped)
             if site.seen is not None:
                 last_seen[site.name] = site.seen

@@ -9,11 +9,12 @@ coordinator             string, expires  coordinator   its worker's name, while 
 attended                string           coordinator  when one last looked after the experiments
 running                 set              coordinator   names of those that are not finished
 site:<site>             string, expires  that site     when it was last seen, and its software
-{E}:spec                string           orchestrator  experiment and schema, written once
+{E}:spec                string           orchestrator  experiment and schema; completed before training
 {E}:head                hash             coordinator   phase, version, counts: `state.Head`
 {E}:sites               hash             coordinator   site -> `state.SiteRecord`
 {E}:model:<version>     string           coordinator   parameters; there while somebody needs them
-{E}:memory              string           coordinator   the strategy's memory: buffer, optimizer state
+{E}:memory              string           coordinator   the strategy's memory: buffer, optimizer state;
+                                                         before training: what sites describe
 {E}:order:<site>        string           coordinator   the site's unfinished order
 {E}:lease:<site>        string, expires  that site     order id and holder, renewed while training
 {E}:delta:<site>        string           that site     its submission; counts while the order is open

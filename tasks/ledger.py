@@ -31,8 +31,9 @@ class Ledger:
             pipe.watch(keys.spec(name))
             if pipe.exists(keys.spec(name)):
                 return None
-            new = state.begin(experiment.sites, turn.now(pipe))
-            memory = experiment.strategy.init(params)
+            is_described = not experiment.data.needs_description
+            new = state.begin(experiment.sites, turn.now(pipe), is_described=is_described)
+            memory = experiment.strategy.init(params) if is_described else {}  # what sites tell
             pipe.sadd(keys.EXPERIMENTS, name)
             pipe.sadd(keys.RUNNING, name)
             pipe.multi()

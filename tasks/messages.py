@@ -12,13 +12,21 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgpack
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
 
 from tasks import codec
 from workers.errors import MalformedMessage
 from workers.metrics import Metrics
 from workers.params import Array
-from workers.settings import explain, message
+from workers.settings import Name, explain, message, settings
 from workers.spec import Experiment, Spec
 
 FORMAT = 1
@@ -38,17 +46,38 @@ Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e9)]
 OrderId: TypeAlias = Annotated[str, Field(max_length=80)]  # a site's name, "/", a Count
 
 
+@settings  # it is part of a message, where it is a map still
+class Offer:
+    """A data set that a site has: how large it is, never what is in it."""
+
+    name: Annotated[Name, Strict()]
+    format: Literal["csv", "parquet", "npz", "images", "dicom"]
+    num_examples: Annotated[Count, Strict()] | None = None  # not known yet, or it cannot be read
+    num_columns: Annotated[Count, Strict()] | None = None
+
+
 @message
 class Announcement:
     """A site's worker says that it lives."""
 
     seen: Time
     software: str = Field(max_length=200)
+    datasets: Annotated[list[Offer], Field(max_length=32)] = Field(default_factory=list)  # a site's own
+
+    def num_examples(self, dataset: str | None) -> int | None:
+        """How many examples the data set of that name has; None if there is none, or it is not known."""
+        return next((offer.num_examples for offer in self.datasets if offer.name == dataset), None)
+
+
+Asked: TypeAlias = Literal["describe", "train", "personalize"]
 
 
 @message
 class Order:
-    """Ask one site to train once, from one version; what is asked never changes, however often it is sent."""
+    """Ask one site for one thing; what is asked never changes, however often it is sent.
+
+    To train once from a version; before, to describe its examples; at the end, to make its own model.
+    """
 
     site: str
     sequence: PositiveInt
@@ -56,6 +85,9 @@ class Order:
     issued: Time  # tells it from one of the same number that a Redis has forgotten
     attempt: PositiveInt
     seed: NonNegativeInt
+    asks: Asked = "train"
+    updates: NonNegativeInt = 0  # of the site, that count so far
+    begun: Time = 0.0  # when the experiment began: another of the same name began at another time
 
     @property
     def id(self) -> str:
@@ -74,7 +106,8 @@ class Submission:
 
     order: OrderId
     issued: Time  # the order's own
-    delta: list[Any] | None = None  # a packed tree, still to be checked against the model
+    # A packed tree, still to be checked against the model; or the site's description of its examples.
+    delta: list[Any] | None = None
     error: str = Field(default="", max_length=500)
     num_examples: Count = 0
     loss: Loss = 0.0
@@ -135,6 +168,7 @@ EventKind: TypeAlias = Literal[
     "back",
     "software",
     "unattended",
+    "described",
     "finished",
     "resumed",
     "imported",
@@ -156,7 +190,7 @@ class Event:
 def encode(written: object) -> bytes:
     """A message as a msgpack map; what it holds is not copied first."""
     fields = {field.name: getattr(written, field.name) for field in dataclasses.fields(written)}  # type: ignore[arg-type]  # every message is a dataclass
-    packed: bytes = msgpack.packb({"v": FORMAT, **fields})
+    packed: bytes = msgpack.packb({"v": FORMAT, **fields}, default=dataclasses.asdict)
     return packed
 
 

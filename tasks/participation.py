@@ -5,7 +5,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from tasks import site_file
 from tasks.app import connect
+from tasks.site_file import SiteFile
 from tasks.site_ledger import SiteLedger
 from workers.data import SiteData, load_site
 from workers.params import Params
@@ -30,7 +32,14 @@ def participation(experiment: str, site: str) -> Participation:
         DataError: the site's examples cannot be used.
     """
     spec = SiteLedger(connect()).spec(experiment)
-    model, schema = spec.experiment.model, spec.schema
-    params = model.init(np.random.default_rng(0), len(schema.features), schema.num_outputs)
+    model, schema = spec.model, spec.schema
+    params = model.init(np.random.default_rng(0), schema.input_shape, schema.num_outputs)
     reference = {path: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for path, leaf in params.items()}
-    return Participation(spec=spec, data=load_site(spec, site), reference=reference)
+    own = own_file()
+    examples = load_site(spec, site, None if own is None else own.sources)
+    return Participation(spec=spec, data=examples, reference=reference)
+
+
+def own_file() -> SiteFile | None:
+    """The `site.toml` that this worker was started with; None in trials without one."""
+    return site_file.current()

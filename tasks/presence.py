@@ -13,6 +13,7 @@ import redis
 
 from tasks import health
 from tasks.bell import Call
+from tasks.offers import Offers
 from tasks.site_ledger import LEASE, Lease, SiteLedger
 from workers.errors import FedeltaError
 
@@ -34,9 +35,9 @@ class Presence:
         self._stopping = threading.Event()
         self._idle = threading.Event()  # no lease is held
 
-    def start(self, ledger: SiteLedger, sites: Iterable[str]) -> None:
-        """Announce the sites now and from now on."""
-        arguments = (ledger, tuple(sites))
+    def start(self, ledger: SiteLedger, sites: Iterable[str], offers: Offers | None = None) -> None:
+        """Announce the sites, and the data sets of their own, now and from now on."""
+        arguments = (ledger, tuple(sites), offers or Offers())
         threading.Thread(target=self._run, args=arguments, name="presence", daemon=True).start()
 
     def stop(self) -> None:
@@ -71,11 +72,11 @@ class Presence:
             else Call(kind="here", number=len(self._leases))
         )
 
-    def _run(self, ledger: SiteLedger, sites: tuple[str, ...]) -> None:
+    def _run(self, ledger: SiteLedger, sites: tuple[str, ...], offers: Offers) -> None:
         num_announced, deadline = 0, 0.0
         while True:
             try:
-                ledger.announce(sites, SOFTWARE, self._call(num_announced))
+                ledger.announce(sites, SOFTWARE, self._call(num_announced), offers.current())
                 num_announced += 1
                 for lease in list(self._leases.values()):
                     ledger.renew(lease)

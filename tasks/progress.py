@@ -8,7 +8,7 @@ from typing import TypeVar
 import redis
 
 from tasks import attendance, codec, keys, ledger, messages
-from tasks.messages import EvaluationRow, Event, HistoryRow, MetricsRow
+from tasks.messages import Announcement, EvaluationRow, Event, HistoryRow, MetricsRow
 from tasks.state import Head, SiteRecord
 from workers.errors import MalformedMessage, NotFound
 from workers.params import Params
@@ -29,6 +29,7 @@ class SiteProgress:
     record: SiteRecord
     is_training: bool
     seen: float | None  # when its worker last announced itself
+    num_examples: int | None = None  # that it says it has of the experiment's data set, if they are its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,9 @@ def read(client: redis.Redis, name: str, num_rows: int = 200) -> Progress:
         (seconds, microseconds), coordinator, head, records, history, metrics, events, *leases = (
             pipe.execute()
         )
-    seen = attendance.last_seen(client, sites)
+    announced = attendance.announced(client, sites)
+    said = {site: known for site, known in announced.items() if isinstance(known, Announcement)}
+    own = spec.experiment.data.dataset if spec.experiment.data.is_at_sites else None
     return Progress(
         name=name,
         spec=spec,
@@ -83,7 +86,8 @@ def read(client: redis.Redis, name: str, num_rows: int = 200) -> Progress:
                 name=site,
                 record=messages.decode(SiteRecord, records[site.encode()]),
                 is_training=bool(lease),
-                seen=seen.get(site),
+                seen=said[site].seen if site in said else None,
+                num_examples=said[site].num_examples(own) if site in said else None,
             )
             for site, lease in zip(sites, leases, strict=True)
         ],

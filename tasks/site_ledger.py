@@ -4,14 +4,14 @@ It reads the spec, models and its own order; it writes its own lease, submission
 itself, pushes its name to the inbox, and rings its bell. `orchestrator.access` allows just that.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import redis
 
 from tasks import bell, codec, keys, messages
 from tasks.bell import Call
-from tasks.messages import Announcement, EvaluationRow, Order, Submission
+from tasks.messages import Announcement, EvaluationRow, Offer, Order, Submission
 from workers.errors import NotFound
 from workers.metrics import Metrics
 from workers.params import Array, Params
@@ -48,9 +48,12 @@ class SiteLedger:
         """Use this Redis; `app.connect` says which."""
         self._redis = client
 
-    def announce(self, sites: Iterable[str], software: str, call: Call) -> None:
-        """Say that these sites' worker lives, now, and ring."""
-        announcement = messages.encode(Announcement(seen=self._now(), software=software))
+    def announce(
+        self, sites: Iterable[str], software: str, call: Call, datasets: Sequence[Offer] = ()
+    ) -> None:
+        """Say that these sites' worker lives, now, and has these data sets of its own; and ring."""
+        said = Announcement(seen=self._now(), software=software, datasets=list(datasets))
+        announcement = messages.encode(said)
         with self._redis.pipeline(transaction=False) as pipe:
             for site in sites:
                 pipe.set(keys.site(site), announcement, ex=REMEMBERED)

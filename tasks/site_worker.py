@@ -9,17 +9,25 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
 
-from tasks import environment, evaluate, train
+from tasks import environment, evaluate, site_file, train
 from tasks.app import SITE_QUEUE_PREFIX, app, connect
+from tasks.offers import Offers
 from tasks.presence import presence
 from tasks.site_ledger import SiteLedger
-from workers import compilation_cache
+from workers import compilation_cache, originals
+from workers.models import own
 
 __all__ = ["app"]
 
 TASKS = (train.train, evaluate.evaluate)
 
 compilation_cache.enable(environment.cache_dir() / "jax")
+originals.use(environment.data_folders())
+own_file = site_file.current()
+if own_file is not None:
+    own.allow(own_file.models)
+elif environment.connection_file() is None:
+    own.allow_anything()  # a trial, by whoever wrote the experiment
 
 
 @worker_ready.connect
@@ -27,7 +35,9 @@ def _announce(sender: Any, **_: object) -> None:
     """Announce the sites whose queues this worker serves, which asks for what a predecessor left."""
     queues = [queue.name for queue in sender.task_consumer.queues]
     sites = [name.removeprefix(SITE_QUEUE_PREFIX) for name in queues if name.startswith(SITE_QUEUE_PREFIX)]
-    presence.start(SiteLedger(connect()), sites)
+    offers = Offers(own_file.datasets if own_file else ())
+    presence.start(SiteLedger(connect()), sites, offers)
+    offers.start()
 
 
 @worker_shutting_down.connect

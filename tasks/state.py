@@ -23,7 +23,8 @@ from workers.spec import Experiment
 
 MAX_REFUSALS = 5  # in a row, before a site is dropped: a deterministic mistake would come back for ever
 
-Phase: TypeAlias = Literal["running", "finishing", "finished"]
+# `describing`: the sites say what their examples are like, before the first of them trains.
+Phase: TypeAlias = Literal["describing", "running", "finishing", "finished"]
 Outcome: TypeAlias = Literal["", "completed", "stopped", "failed"]
 
 
@@ -47,12 +48,18 @@ class SiteRecord:
     resent: NonNegativeInt = 0  # orders sent again
     refused: NonNegativeInt = 0  # submissions, in all
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it takes part, and nothing more is asked of it."""
+        return not (self.is_dropped or self.is_owed or self.base_version is not None)
+
 
 @settings
 class Head:
     """The experiment in a line."""
 
     phase: Phase = "running"
+    is_described: bool = True  # the preprocessing of inputs is known
     outcome: Outcome = ""
     reason: str = ""
     version: NonNegativeInt = 0
@@ -105,11 +112,41 @@ class State:
         return frozenset(version for version in asked if version is not None)
 
 
-def begin(sites: Iterable[str], now: float) -> State:
-    """A new experiment: every site has its first order, and scores the model as it is before training."""
+def begin(sites: Iterable[str], now: float, *, is_described: bool = True) -> State:
+    """A new experiment: every site has its first order, and scores the model as it is before training.
+
+    One that is not described yet has orders to describe.
+    """
     head = Head(started=now, evaluating=0, evaluating_since=now)
+    if not is_described:
+        head = Head(started=now, phase="describing", is_described=False)
     state = State(head=head, sites={site: SiteRecord() for site in sites})
     return order(state, state.active, now)
+
+
+def told(state: State, site: str) -> State:
+    """The site has described its examples, and its order is gone."""
+    record = dataclasses.replace(state.sites[site], base_version=None, refusals=0)
+    return _with_records(state, {site: record})
+
+
+def begin_training(state: State, *, is_synchronous: bool, now: float) -> State:
+    """Enough sites have described their examples: every site has an order to train.
+
+    The time until now does not count. In a synchronous experiment a site that is away has its order when it
+    is back.
+    """
+    state = _with_head(
+        _take_back(state),
+        phase="running",
+        is_described=True,
+        paused=max(state.head.paused, now - state.head.started),
+        evaluating=0,
+        evaluating_since=now,
+    )
+    if not is_synchronous:
+        return order(state, state.active, now)
+    return order(owe(state, state.active), state.at_hand, now)
 
 
 def order(state: State, sites: Iterable[str], now: float) -> State:
@@ -177,11 +214,11 @@ def refuse(state: State, site: str, *, is_fault: bool) -> State:
     return _with_head(_with_records(state, {site: record}), refused=state.head.refused + 1)
 
 
-def go_away(state: State, site: str, *, is_synchronous: bool) -> State:
-    """Nothing is heard of the site; a round does not wait for it, so in one its order is taken back."""
+def go_away(state: State, site: str, *, takes_back: bool) -> State:
+    """Nothing is heard of the site; where others would wait for it, its order is taken back."""
     record = state.sites[site]
     record = dataclasses.replace(record, is_away=True, absences=record.absences + 1)
-    if is_synchronous and record.base_version is not None:
+    if takes_back and record.base_version is not None:
         record = dataclasses.replace(record, base_version=None, is_owed=True)
     return _with_head(_with_records(state, {site: record}), absences=state.head.absences + 1)
 
@@ -223,15 +260,42 @@ def evaluated(state: State, experiment: Experiment, metrics: Metrics, now: float
         best=value if is_best else head.best,
         evaluations_since_best=0 if is_best else head.evaluations_since_best + 1,
     )
-    return _with_head(state, phase="finished", finished=now) if head.phase == "finishing" else state
+    return close(state, now)
 
 
-def finish(state: State, outcome: Outcome, reason: str, now: float) -> State:
-    """No more orders; the last version is scored, if it is not yet, and then the experiment is finished."""
+def finish(state: State, outcome: Outcome, reason: str, now: float, *, is_personal: bool = False) -> State:
+    """No more orders to train; when the last version is scored, the experiment is finished.
+
+    Where models are personal, every site that is there has a last order: to make its own.
+    """
     state = _with_head(_take_back(state), outcome=outcome, reason=reason, phase="finishing")
-    if state.head.evaluated == state.head.version or not state.active:
-        return _with_head(state, phase="finished", finished=now, evaluating=None)
+    if is_personal and state.head.is_described:
+        state = owe(state, state.active)  # one that is away has its order if it comes back in time
+        state = order(state, state.at_hand, now)
+    is_scored = state.head.evaluated == state.head.version or not state.head.is_described
+    if is_scored or not state.active:
+        return close(_with_head(state, evaluating=None), now)
     return state if state.head.evaluating == state.head.version else evaluate(state, now)
+
+
+def personalized(state: State, site: str, now: float, *, has_failed: bool) -> State:
+    """The site has its own model, or cannot make one; its last order is gone."""
+    failures, record = int(has_failed), state.sites[site]
+    record = dataclasses.replace(record, base_version=None, is_owed=False, refused=record.refused + failures)
+    state = _with_head(_with_records(state, {site: record}), refused=state.head.refused + failures)
+    return close(state, now)
+
+
+def give_up(state: State, now: float) -> State:
+    """A finishing experiment waits for no more of the sites' own models."""
+    return close(_take_back(state), now)
+
+
+def close(state: State, now: float) -> State:
+    """Finished, if the experiment is finishing and nothing is asked of anybody any more."""
+    if state.head.phase != "finishing" or state.head.evaluating is not None or state.outstanding:
+        return state
+    return _with_head(state, phase="finished", finished=now)
 
 
 def at_rest(state: State, reason: str, now: float) -> State:
@@ -253,7 +317,7 @@ def resume(state: State, *, is_synchronous: bool, now: float) -> State:
     """A finished experiment goes on from where it is; sites that were dropped have another chance.
 
     In a synchronous one, a site whose update is already in the round waits for the others, and one that is
-    away has its order when it comes back.
+    away has its order when it comes back. Before training, all sites describe their examples anew.
     """
     again = {
         site: dataclasses.replace(
@@ -263,7 +327,7 @@ def resume(state: State, *, is_synchronous: bool, now: float) -> State:
     }
     state = _with_head(
         _with_records(state, again),
-        phase="running",
+        phase="running" if state.head.is_described else "describing",
         outcome="",
         reason="",
         finished=None,
@@ -271,6 +335,8 @@ def resume(state: State, *, is_synchronous: bool, now: float) -> State:
         resumed=now,
         evaluations_since_best=0,
     )
+    if not state.head.is_described:
+        return order(owe(state, state.active), state.at_hand, now)
     if not is_synchronous:
         return order(state, state.active, now)
     owed = [site for site in state.active if state.sites[site].is_owed]

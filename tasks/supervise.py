@@ -11,6 +11,7 @@ from tasks import attendance, dispatch, health, messages, state, work
 from tasks.aggregate import aggregate, is_round_open
 from tasks.app import SUPERVISE_EVERY, app, connect, site_queue
 from tasks.collect import collect
+from tasks.draining import is_personal
 from tasks.ledger import Ledger
 from tasks.messages import Announcement, Event, EventKind
 from tasks.site_ledger import LEASE
@@ -89,7 +90,8 @@ def look_after(ledger: Ledger, experiment: str, care: Care) -> None:
     try:
         with ledger.turn(experiment) as turn:
             old, new = turn.state, repair(turn, care)
-            is_due, asked = turn.has_mail or is_round_open(turn), missing_scores(turn)
+            is_due = turn.has_mail or new.head.phase == "describing" or is_round_open(turn)
+            asked = missing_scores(turn)
     except Conflict:
         logger.debug("%s: another coordinator is at work; the next round looks again", experiment)
         return
@@ -121,10 +123,12 @@ class Repair:
 def repair(turn: Turn, care: Care) -> State:
     """One turn: stop when the time is over, note who is gone or back, send again what is lost."""
     experiment, head = turn.spec.experiment, turn.state.head
-    if head.phase != "running":
+    if head.phase == "finished" or (head.phase == "finishing" and not turn.state.outstanding):
         return turn.state
-    if reason := state.reason_to_stop(head, experiment, turn.now):
-        new = state.finish(turn.state, "completed", reason, turn.now)
+    if head.phase == "running" and (reason := state.reason_to_stop(head, experiment, turn.now)):
+        new = state.finish(
+            turn.state, "completed", reason, turn.now, is_personal=is_personal(turn, "completed")
+        )
         return turn.commit(new, events=[Event(time=turn.now, kind="finished", detail=reason)])
     so_far = Repair(experiment=experiment.name, now=turn.now, state=turn.state)
     if (
@@ -140,6 +144,7 @@ def repair(turn: Turn, care: Care) -> State:
             so_far.state = state.resend(so_far.state, site, turn.now)
             so_far.note("resent", reason, site, f"{site}/{turn.state.sites[site].sequence}")
     unheard = [site for site in submitted if site not in turn.waiting]
+    so_far.state = state.close(so_far.state, turn.now)
     if so_far.state == turn.state and not so_far.events and not unheard:
         return turn.state
     return turn.commit(so_far.state, events=so_far.events, ask_again=unheard)
@@ -154,7 +159,9 @@ def call_the_roll(turn: Turn, so_far: Repair, leases: Mapping[str, str], submitt
     announced = turn.announced()
     seen = {site: said.seen for site, said in announced.items() if isinstance(said, Announcement)}
     recent = attendance.recent(seen, turn.now)
-    is_synchronous = turn.spec.experiment.strategy.is_synchronous
+    # Before and after training, too, nobody is waited for who is away.
+    is_training = turn.state.head.phase == "running"
+    takes_back = turn.spec.experiment.strategy.is_synchronous or not is_training
     for site in turn.state.active:
         record, said = turn.state.sites[site], announced.get(site)
         is_here = site in recent or site in leases
@@ -162,7 +169,7 @@ def call_the_roll(turn: Turn, so_far: Repair, leases: Mapping[str, str], submitt
             so_far.state = state.come_back(so_far.state, site, turn.now)
             so_far.note("back", f"with {said.software}" if isinstance(said, Announcement) else "", site)
         elif is_missing(turn, site, is_here=is_here or site in submitted):
-            so_far.state = state.go_away(so_far.state, site, is_synchronous=is_synchronous)
+            so_far.state = state.go_away(so_far.state, site, takes_back=takes_back)
             so_far.note("gone", why_away(said, turn.now), site)
         if isinstance(said, Announcement) and said.software != record.software:
             so_far.state = state.identify(so_far.state, site, said.software)

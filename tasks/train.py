@@ -3,17 +3,20 @@
 import logging
 import math
 import time
+from collections.abc import Callable, Mapping
 
 import redis
 from redis import RedisError
 
-from tasks import codec, hooks
+from tasks import codec, hooks, own_models
 from tasks.app import app, connect
-from tasks.messages import Order, Submission
+from tasks.describe import describe
+from tasks.messages import Asked, Order, Submission
 from tasks.participation import participation
+from tasks.personalize import personalize
 from tasks.presence import HOLDER, presence
 from tasks.site_ledger import Lease, SiteLedger
-from workers import client_update
+from workers import personal
 from workers.errors import FedeltaError, MalformedMessage
 
 logger = logging.getLogger(__name__)
@@ -48,7 +51,7 @@ def train(experiment: str, order: str) -> None:
 def submission_for(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -> Submission:
     """What the site answers: its delta, or why it has none (never what its examples are)."""
     try:
-        return carry_out(ledger, experiment, order, lease)
+        return ANSWERS[order.asks](ledger, experiment, order, lease)
     except RedisError:
         raise  # nothing is wrong with the order: it is sent again when its lease has run out
     except FedeltaError as error:
@@ -78,7 +81,7 @@ def hand_in(ledger: SiteLedger, experiment: str, lease: Lease, submission: Submi
             logger.warning("%s %s: waits to be handed in: %s", experiment, submission.order, error)
             if presence.pause(RETRY_SECONDS):
                 raise
-    if counts and submission.delta is not None:
+    if counts and submission.delta:
         num_bytes = sum(len(leaf["data"]) for _, leaf in submission.delta)
         told = "%s: order %s: trained on %d examples for %.1f s, and sent a change of %d bytes"
         logger.info(
@@ -92,16 +95,12 @@ def carry_out(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -
     part = participation(experiment, order.site)
     settings = part.spec.experiment
     base, bytes_down = ledger.model(experiment, order.base_version, part.reference)
-    trained = client_update.train(
-        base,
-        part.data.train,
-        model=settings.model,
-        target_kind=settings.target_kind,
-        training=settings.training,
-        seed=order.seed,
-    )
+    own = own_models.before(experiment, order) if settings.keeps_own else {}
+    trained = personal.carry_out(part.spec, base, own, part.data.train, order.seed)
     if not math.isfinite(trained.loss):
         raise FedeltaError("training has diverged: the loss is not finite; a smaller learning rate may help")
+    if settings.keeps_own:
+        own_models.keep(experiment, order, trained.own)
     presence.pause(settings.delay(order.site, order.seed) - (time.monotonic() - begun))
     logger.debug("%s %s: loss %.4f from version %d", experiment, order.id, trained.loss, order.base_version)
     return Submission(
@@ -114,3 +113,10 @@ def carry_out(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -
         seconds=time.monotonic() - begun,
         bytes_down=bytes_down,
     )
+
+
+ANSWERS: Mapping[Asked, Callable[[SiteLedger, str, Order, Lease], Submission]] = {
+    "describe": describe,
+    "train": carry_out,
+    "personalize": personalize,
+}

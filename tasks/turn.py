@@ -4,13 +4,22 @@
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import redis
 
 from tasks import attendance, codec, hooks, keys, messages, state
-from tasks.messages import Announcement, EvaluationRow, Event, HistoryRow, MetricsRow, Order, Submission
-from tasks.state import Head, SiteRecord, State
+from tasks.messages import (
+    Announcement,
+    Asked,
+    EvaluationRow,
+    Event,
+    HistoryRow,
+    MetricsRow,
+    Order,
+    Submission,
+)
+from tasks.state import Head, Phase, SiteRecord, State
 from workers.errors import Conflict, MalformedMessage, NotFound
 from workers.params import Params
 from workers.spec import Experiment, Spec
@@ -20,6 +29,12 @@ logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 10_000  # kept per experiment, about; the oldest go first
 MAX_DRAIN = 1000  # entries of the inbox that one turn looks at
+ASKED: Mapping[Phase, Asked] = {
+    "describing": "describe",
+    "running": "train",
+    "finishing": "personalize",
+    "finished": "train",  # it has no orders
+}
 MAX_LEASE = 160  # bytes: an order's id, when it was given, and its holder
 
 
@@ -149,11 +164,12 @@ class Turn:
         events: Sequence[Event] = (),
         is_mail_handled: bool = False,
         ask_again: Sequence[str] = (),
+        spec: Spec | None = None,
     ) -> State:
         """Write all of it, or nothing; returns what is now the state.
 
         `is_mail_handled`: what was in the inbox is done with. `ask_again`: sites to be put into the inbox,
-        because they have submitted and it does not name them.
+        because they have submitted and it does not name them. `spec`: the experiment's, completed.
 
         Raises:
             Conflict: somebody committed since the state was read.
@@ -172,6 +188,8 @@ class Turn:
             pipe.rpush(keys.inbox(name), *ask_again)
         if server is not None:
             self._write_server(server)
+        if spec is not None:
+            pipe.set(keys.spec(name), messages.encode_spec(spec))
         for version in self.state.needed_versions - new.needed_versions:
             pipe.delete(keys.model(name, version))
         _append(pipe, keys.history(name), history)
@@ -243,6 +261,9 @@ def write_state(pipe: redis.client.Pipeline, experiment: Experiment, old: State,
                 issued=record.issued,
                 attempt=record.attempt,
                 seed=messages.seed_of(experiment, site, record.sequence),
+                asks=ASKED[new.head.phase],
+                updates=record.updates,
+                begun=new.head.started,
             )
             pipe.set(keys.order(name, site), messages.encode(order))
         before = old.sites.get(site, record)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from orchestrator import children
 from orchestrator.private_redis import PrivateRedis
-from tasks import aggregate, codec, keys, messages, turn
+from tasks import aggregate, codec, environment, keys, messages, turn
 from tasks.app import connect, use_broker
 from tasks.ledger import Ledger
 from tasks.messages import Announcement, Order, Submission
@@ -19,8 +19,23 @@ from tasks.site_ledger import SiteLedger
 from tasks.state import State
 from tests import centres
 from tests.centres import RunningCentre
+from workers import originals
 from workers.params import Params
-from workers.spec import Experiment, Schema, Spec
+from workers.schema import Schema
+from workers.spec import Experiment, Spec
+from workers.standardization import Preprocessing
+
+REPOSITORY = Path(__file__).parent.parent
+PUBLISHED = REPOSITORY.parent / "shared" / "data"  # what the publishers of data sets have
+
+
+@pytest.fixture(scope="session", autouse=True)
+def published_data() -> Iterator[None]:
+    """The files of fedelta's own data sets are at hand, here and in the processes started from here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDELTA_DATA_DIR", str(PUBLISHED))
+        originals.use(environment.data_folders())
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -79,16 +94,18 @@ def make_spec(**changes: object) -> Spec:
         "stop": {"updates": 1000},
         **changes,
     }
-    schema = Schema(features=("x",), target="y", target_kind="regression", mean=(0.0,), scale=(1.0,))
+    schema = Schema(
+        features=("x",),
+        target="y",
+        target_kind="regression",
+        preprocessing=Preprocessing(fill=(0.0,), shift=(0.0,), scale=(1.0,)),
+    )
     return Spec(experiment=TypeAdapter(Experiment).validate_python(written), schema=schema)
 
 
 def zeros() -> Params:
     """The initial model of `make_spec`."""
     return {"weight": np.zeros((1, 1), np.float32), "bias": np.zeros(1, np.float32)}
-
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 def submit(client: redis.Redis, order: str, delta: Params | None, **facts: object) -> bool:

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from tasks import codec, progress
+from tasks import codec, keys, messages, progress
+from tasks.messages import Order
 from tests.conftest import zeros
 from workers.strategies import Server, Update
 
@@ -11,7 +12,8 @@ def check(client, experiment, delta_of, taken_back):
     """The ledger of "trial" is sound.
 
     `delta_of` says of an order's id, as it stands or was carried out, which delta alone may count for it;
-    `taken_back` are the orders whose end is in no record: their site went away, or somebody stopped it all.
+    `taken_back` are the orders whose end is in no record: their site went away, or somebody stopped it all,
+    or they were carried out before or after training.
     """
     found = progress.read(client, "trial")
     rows, events = (list(read(client, "trial")) for read in (progress.history, progress.events))
@@ -19,6 +21,7 @@ def check(client, experiment, delta_of, taken_back):
     check_counts(found, events)
     refused = [event.order for event in events if event.kind == "refused"]
     check_every_order_has_one_fate(found, rows, refused, taken_back)
+    check_what_is_asked(client, found)
     check_nobody_is_forgotten(found, rows, experiment.strategy)
     stored = progress.model(client, "trial", found.head.version)
     params = replay(found, rows, experiment.strategy, delta_of)
@@ -59,11 +62,36 @@ def check_every_order_has_one_fate(found, rows, refused, taken_back):
     assert sorted(applied + refused + taken_back + standing) == sorted(given)
 
 
+def check_what_is_asked(client, found):
+    """Sites describe before training, and make their own models once the experiment has come to its end."""
+    is_personal = found.head.outcome == "completed" and found.spec.experiment.personal is not None
+    fitting = {
+        "describing": "describe",
+        "running": "train",
+        "finishing": "personalize" if is_personal else "",
+    }
+    for site in found.sites:
+        stored = client.get(keys.order("trial", site.name))
+        assert (stored is None) == (site.record.base_version is None)
+        if stored is not None:
+            order = messages.decode(Order, stored)
+            assert order.asks == fitting.get(found.head.phase)
+            assert (order.updates, order.begun) == (site.record.updates, found.head.started)
+
+
 def check_nobody_is_forgotten(found, rows, strategy):
-    """Every site has an order, or its update is in the round, or it is away and owed one."""
-    if found.head.phase != "running":
-        assert not any(site.record.base_version is not None for site in found.sites)
+    """Every site has an order, or its update is in the round, or it is away and owed one.
+
+    Before training it may have done all that is asked, too.
+    """
+    if found.head.phase == "describing":
+        for record in (site.record for site in found.sites):
+            states = (record.base_version is not None, record.is_done, record.is_owed, record.is_dropped)
+            assert sum(states) == 1, f"ordered, done, owed, dropped: {states}"
+            assert record.is_away or not record.is_owed
         return
+    if found.head.phase != "running":
+        return  # what is asked then is looked at by itself
     in_the_round = {row.site for row in rows if row.version > found.head.version}
     for site in found.sites:
         record = site.record

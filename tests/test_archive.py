@@ -17,7 +17,7 @@ import redis
 
 from orchestrator import archive, control, experiment, inspection, moving, runs
 from orchestrator.runs import Run
-from tasks import codec, dispatch, keys, messages, progress, snapshot
+from tasks import codec, dispatch, keys, messages, progress, snapshot, state
 from tasks.ledger import Ledger
 from tasks.messages import EvaluationRow, Event
 from tasks.site_ledger import SiteLedger
@@ -285,7 +285,8 @@ SCORE = messages.encode(EvaluationRow(time=1.0, version=0, num_examples=1, metri
 MLP = {"experiment__model": {"kind": "mlp", "hidden": [2**40]}}
 WIDE = {"experiment__model": {"kind": "mlp", "hidden": [100_000, 100_000]}}
 MANY = {"experiment__model": {"kind": "mlp", "hidden": [4000] * 1000}}
-NOTHING = {"schema__features": [], "schema__mean": [], "schema__scale": [], **MLP}
+EMPTY = {"fill": [], "shift": [], "scale": []}
+NOTHING = {"schema__features": [], "schema__preprocessing": EMPTY, **MLP}
 HOSTILE = {
     "no JSON": (lambda _: {"snapshot.json": b"{"}, "snapshot.json: is not JSON: "),
     "nested JSON": (lambda _: {"snapshot.json": b"[" * 100_000}, "snapshot.json: is not JSON: "),
@@ -322,13 +323,21 @@ HOSTILE = {
     ),
     "another site": (spec_with(experiment__sites=["b", "ab", "c"]), "evaluations/b: is missing"),
     "features without a mean": (
-        spec_with(schema__mean=[]),
-        "spec: expected a mean and a scale for each of 1 ",
+        spec_with(schema__preprocessing=EMPTY),
+        "spec: Spec: schema: preprocessing: expected numbers for each of 1 inputs",
     ),
     "a layer without end": (spec_with(**MLP), "model: expected more than 119 bytes, by the spec"),
     "layers too wide": (spec_with(**WIDE), "model: expected more than 119 bytes, by the spec"),
     "layers too many": (spec_with(**MANY), "model: expected more than 119 bytes, by the spec"),
     "no features": (spec_with(**NOTHING), "spec: such a model cannot be made: "),
+    "inputs of nobody knows what scale": (
+        spec_with(schema__preprocessing=None),
+        "spec: expected the preprocessing that all sites share",
+    ),
+    "a scale of 0": (
+        spec_with(schema__preprocessing={"fill": [0.0], "shift": [0.0], "scale": [0.0]}),
+        "spec: Spec: schema.preprocessing.scale.0: should be greater than 0, got 0.0",
+    ),
     "another model": (
         spec_with(experiment__model={"kind": "mlp", "hidden": [2]}),
         "model: leaf 'bias' is unexpected",
@@ -336,6 +345,10 @@ HOSTILE = {
     "one that runs": (
         head_with(phase="running"),
         "head: expected an experiment at rest, got one that is running",
+    ),
+    "one that is not described": (
+        head_with(is_described=False),
+        "head: expected an experiment whose sites have described their examples",
     ),
     "one that evaluates": (head_with(evaluating=2), "head: expected an experiment at rest"),
     "no end": (head_with(finished=None), "head: expected an experiment at rest"),
@@ -640,6 +653,40 @@ def test_what_had_come_to_its_end_is_imported_with_its_results_and_nothing_to_go
         "trial has no state to export: a run on this machine keeps it until it is complete; its results are "
         f"in {here}/trial/"
     )
+
+
+def test_an_experiment_whose_sites_are_still_to_describe_their_examples_is_not_exported(
+    client, here, tmp_path, monkeypatch
+):
+    layout = {"features": ["x"], "target": {"kind": "regression", "column": "y"}}
+    spec = make_spec(data={"dataset": "ours", "layout": layout})
+    Ledger(client).create("trial", spec, zeros())
+    monkeypatch.setenv("FEDELTA_BROKER_URL", client_url(client))
+    run = runs.adopt(here, "trial")
+    with pytest.raises(ExperimentError) as raised:
+        moving.export(run, tmp_path / "x.zip")
+    assert str(raised.value) == (
+        "trial cannot be exported yet: it has not begun to train, since its sites are still to describe "
+        "their examples"
+    )
+    assert not (tmp_path / "x.zip").exists()
+    with Ledger(client).turn("trial") as turn:
+        begun = state.begin_training(turn.state, is_synchronous=False, now=turn.now)
+        turn.commit(begun, spec=dataclasses.replace(spec, schema=make_spec().schema))
+    moving.export(run, tmp_path / "x.zip")
+    with archive.opened(tmp_path / "x.zip") as found:
+        assert found.snapshot.spec.schema == make_spec().schema
+
+
+def test_an_experiment_whose_sites_each_standardize_for_themselves_is_exported_without_a_preprocessing(
+    client, tmp_path
+):
+    spec = make_spec(data={"dataset": "two-hospitals", "standardize": "local"})
+    spec = dataclasses.replace(spec, schema=dataclasses.replace(spec.schema, preprocessing=None))
+    Ledger(client).create("trial", spec, zeros())
+    archive.write(tmp_path / "x.zip", snapshot.take(client, "trial"), "")
+    with archive.opened(tmp_path / "x.zip") as found:
+        assert found.snapshot.spec == spec
 
 
 def test_a_redis_that_goes_away_meanwhile_is_told(client, here, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_sample_weight
 
 from workers import batches
 from workers.batches import MIN_STEPS, PADDING
@@ -113,3 +114,39 @@ def test_small_sites_share_one_plan_shape():
     training = LocalTraining(batch_size=16, epochs=1)
     shapes = {batches.plan(training, num_examples, seed=0).shape for num_examples in (1, 57, 256, 512)}
     assert shapes == {(MIN_STEPS, 16)}
+
+
+# Weights
+
+
+def weights(class_weights, targets):
+    training = LocalTraining(epochs=1, class_weights=class_weights)
+    return batches.class_weights(training, np.float32(targets))
+
+
+def test_without_class_weights_all_examples_weigh_the_same():
+    assert weights(None, [0, 1]) is None
+
+
+def test_balanced_classes_have_the_same_weight_together():
+    # n = 6, k = 2: 6 / (2 * 4) and 6 / (2 * 2).
+    found = weights("balanced", [0, 0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(found, np.float32([0.75, 0.75, 1.5, 0.75, 1.5, 0.75]), strict=True)
+
+
+def test_balanced_weights_are_scikit_learns_and_their_mean_is_1():
+    targets = np.random.default_rng(0).choice(
+        [0.0, 2.0, 3.0], 50, p=[0.7, 0.2, 0.1]
+    )  # a site without class 1
+    found = weights("balanced", targets)
+    np.testing.assert_allclose(found, compute_sample_weight("balanced", targets), rtol=1e-6)
+    assert found.mean() == pytest.approx(1, rel=1e-6)
+
+
+def test_a_site_with_one_class_weighs_it_as_usual():
+    assert weights("balanced", [1, 1, 1]).tolist() == [1, 1, 1]
+
+
+def test_given_weights_are_those_of_classes_0_1_and_so_on():
+    found = weights((0.5, 1.0, 4.0), [2, 0, 1, 2])
+    np.testing.assert_array_equal(found, np.float32([4, 0.5, 1, 4]), strict=True)

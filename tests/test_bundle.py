@@ -5,7 +5,7 @@ import tarfile
 import pytest
 
 from orchestrator import access, bundle, centre
-from tasks import connection
+from tasks import connection, site_file
 
 NAMES = {"site.toml", "password", "ca.crt", "client.crt", "client.key", "compose.yaml", ".env", "README.txt"}
 
@@ -58,6 +58,18 @@ def test_the_sites_file_says_who_it_is_and_where_the_centre_is(east):
     found = connection.read(folder / "site.toml")
     assert (found.username, found.url) == ("site.east", f"rediss://localhost:{east.port}/0")
     assert found.password_file == folder / "password"
+
+
+def test_the_sites_file_has_no_data_sets_yet_but_says_how_to_name_them(east):
+    path = east.unpacked("east") / "site.toml"
+    found = site_file.read(path)
+    assert (found.name, found.min_count, found.models, found.sources) == ("east", 10, (), {})
+    text = path.read_text()
+    commented = text[text.index("# [[datasets]]") :]
+    (path.parent / "data.csv").touch()
+    shown = commented.replace("# ", "").replace("/data/stroke.csv", "data.csv")
+    path.write_text(text + shown)
+    assert site_file.read(path).sources["stroke"].here("sex") == "GESCHLECHT"
 
 
 def test_the_password_is_the_one_whose_hash_redis_has_and_is_nowhere_else(east):

@@ -2,12 +2,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas
 import pytest
+import sklearn.linear_model
+from lifelines import CoxPHFitter
+from sklearn.datasets import load_breast_cancer
 
-from workers import batches, client_update, objectives
+from workers import batches, client_update
 from workers.batches import MIN_EXAMPLES, MIN_STEPS, PADDING
 from workers.data import Examples
-from workers.models import LinearRegression, LogisticRegression, MultilayerPerceptron
+from workers.models import (
+    ConvolutionalNetwork,
+    Cox,
+    LinearRegression,
+    LogisticRegression,
+    MultilayerPerceptron,
+    OwnModel,
+    own,
+)
 from workers.optimizers import Adam, Sgd
 from workers.spec import LocalTraining
 
@@ -28,17 +40,35 @@ def examples_of(num_examples, num_classes=2, seed=0):
     return Examples(features=features.astype(np.float32), targets=targets.astype(np.float32))
 
 
+def survivors(num_examples, seed=0):
+    """Times of which some are equal, shorter for a large first feature; a third is lost to sight."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(num_examples, NUM_FEATURES))
+    times = np.ceil(10 * rng.exponential(np.exp(-features @ [0.8, -0.5, 0.0])))
+    targets = np.stack([times, rng.random(num_examples) < 2 / 3], axis=1)
+    return Examples(features=features.astype(np.float32), targets=targets.astype(np.float32))
+
+
+def pictures(num_examples, num_classes=2, seed=0):
+    """Noise of 8x8 pixels, with a bright row or more where the class is not 0."""
+    rng = np.random.default_rng(seed)
+    features, targets = rng.normal(size=(num_examples, 8, 8, 1)), rng.integers(0, num_classes, num_examples)
+    for image, target in zip(features, targets, strict=True):
+        image[: 2 * target] += 2.0
+    return Examples(features=features.astype(np.float32), targets=targets.astype(np.float32))
+
+
 def a_line(*targets, x=1.0):
     """Examples of one feature whose value is always x."""
     return Examples(features=np.full((len(targets), 1), x, np.float32), targets=np.float32(targets))
 
 
-def start(model, num_outputs=1, num_features=NUM_FEATURES):
-    return model.init(np.random.default_rng(9), num_features, num_outputs)
+def start(model, num_outputs=1, shape=(NUM_FEATURES,)):
+    return model.init(np.random.default_rng(9), shape, num_outputs)
 
 
 def train(examples, training, *, model=LOGISTIC, kind="binary", base=None, seed=4):
-    base = start(model, num_features=examples.features.shape[1]) if base is None else base
+    base = start(model, shape=examples.features.shape[1:]) if base is None else base
     return client_update.train(base, examples, model=model, target_kind=kind, training=training, seed=seed)
 
 
@@ -159,17 +189,112 @@ def test_the_gradient_is_clipped_by_its_norm_over_all_leaves(clip_norm, expected
     assert fit_line(a_line(1.0), training)[:2] == pytest.approx((expected, expected), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("kind", "outputs", "targets", "losses"),
-    [
-        ("regression", [[1.0], [-2.0]], [3.0, -2.0], [4.0, 0.0]),
-        ("binary", [[0.0], [np.log(3)], [np.log(3)]], [1.0, 1.0, 0.0], np.log([2, 4 / 3, 4])),
-        ("multiclass", [[0.0, 0.0, 0.0], [0.0, np.log(2), 0.0]], [2.0, 1.0], np.log([3, 2])),
-    ],
-)
-def test_losses_by_hand(kind, outputs, targets, losses):
-    found = objectives.loss(kind, jnp.asarray(outputs), jnp.asarray(targets))
-    assert np.asarray(found) == pytest.approx(losses, rel=1e-6)
+# Penalties and weights
+
+
+def test_l2_draws_weights_to_zero_and_no_biases():
+    # At x = 1, from w = b = 1 to y = 2 there is no error: the gradient is l2 w for the weight alone.
+    training = LocalTraining(optimizer=Sgd(learning_rate=0.1), batch_size=1, steps=1, l2=2.0)
+    assert fit_line(a_line(2.0), training, weight=1.0, bias=1.0) == pytest.approx((-0.2, 0.0, 0.0), abs=1e-6)
+
+
+@pytest.mark.parametrize(("weight", "moved"), [(1.0, -0.2), (0.1, -0.1), (-1.0, 0.2), (0.0, 0.0)])
+def test_l1_shrinks_weights_by_learning_rate_times_l1_and_not_past_zero(weight, moved):
+    training = LocalTraining(optimizer=Sgd(learning_rate=0.1), batch_size=1, steps=1, l1=2.0)
+    found = fit_line(a_line(weight + 1), training, weight=weight, bias=1.0)
+    assert found == pytest.approx((moved, 0.0, 0.0), abs=1e-6)
+
+
+def test_l1_shrinks_after_the_step_by_the_gradient():
+    # From 0 toward y = 1 the gradient's step is 0.2; shrunk by 0.1 * 0.5.
+    training = LocalTraining(optimizer=Sgd(learning_rate=0.1), batch_size=1, steps=1, l1=0.5)
+    assert fit_line(a_line(1.0), training)[:2] == pytest.approx((0.15, 0.2), rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def tumours():
+    """The breast cancer of scikit-learn, standardized, with a fifth of the benign left out."""
+    features, targets = load_breast_cancer(return_X_y=True)
+    chosen = np.flatnonzero((targets == 0) | (np.arange(len(targets)) % 5 == 0))
+    features = ((features - features.mean(axis=0)) / features.std(axis=0))[chosen]
+    return Examples(features=features.astype(np.float32), targets=targets[chosen].astype(np.float32))
+
+
+def fit_all(examples, steps, **options):
+    """Gradient descent on all examples together."""
+    optimizer = Sgd(learning_rate=0.3)
+    training = LocalTraining(optimizer=optimizer, batch_size=len(examples), steps=steps, **options)
+    return train(examples, training).delta
+
+
+@pytest.mark.parametrize("class_weights", [None, "balanced", (2.0, 0.5)])
+def test_the_optimum_with_l2_is_scikit_learns(tumours, class_weights):
+    l2 = 0.1
+    found = fit_all(tumours, steps=2000, l2=l2, class_weights=class_weights)
+    as_dict = dict(enumerate(class_weights)) if isinstance(class_weights, tuple) else class_weights
+    reference = sklearn.linear_model.LogisticRegression(
+        C=1 / (l2 * len(tumours)), class_weight=as_dict, tol=1e-10, max_iter=1000
+    ).fit(tumours.features.astype(float), tumours.targets)
+    np.testing.assert_allclose(found["weight"][:, 0], reference.coef_[0], atol=1e-4)
+    np.testing.assert_allclose(found["bias"], reference.intercept_, atol=1e-4)
+
+
+def test_the_optimum_with_l1_is_scikit_learns_with_the_same_zeros(tumours):
+    l1 = 0.03
+    found = fit_all(tumours, steps=12_000, l1=l1)
+    reference = sklearn.linear_model.LogisticRegression(
+        C=1 / (l1 * len(tumours)), l1_ratio=1.0, solver="saga", tol=1e-10, max_iter=10_000, random_state=0
+    ).fit(tumours.features.astype(float), tumours.targets)
+    np.testing.assert_allclose(found["weight"][:, 0], reference.coef_[0], atol=1e-3)
+    is_zero = found["weight"][:, 0] == 0
+    assert 10 < is_zero.sum() < 29
+    np.testing.assert_array_equal(is_zero, reference.coef_[0] == 0)
+
+
+def test_class_weights_multiply_each_examples_loss_and_divide_by_their_number():
+    # At 0 the gradient of the logit is 1/2 - y: of one of class 0 with weight 3, and one of class 1 with 1.
+    training = LocalTraining(
+        optimizer=Sgd(learning_rate=1.0), batch_size=2, steps=1, class_weights=(3.0, 1.0)
+    )
+    trained = train(a_line(0.0, 1.0, x=0.0), training)
+    assert trained.delta["bias"].item() == pytest.approx(-(3 * 0.5 - 0.5) / 2, rel=1e-6)
+    assert trained.loss == pytest.approx(4 * np.log(2) / 2, rel=1e-6)
+
+
+def test_the_optimum_of_cox_is_that_of_lifelines():
+    examples = survivors(120)
+    table = pandas.DataFrame(examples.features).assign(
+        time=examples.targets[:, 0], event=examples.targets[:, 1]
+    )
+    expected = CoxPHFitter().fit(table, "time", "event").params_.to_numpy()
+    training = LocalTraining(optimizer=Sgd(learning_rate=0.5), batch_size=len(examples), steps=200)
+    trained = train(examples, training, model=Cox(), kind="survival")
+    assert trained.delta.keys() == {"weight"}
+    np.testing.assert_allclose(trained.delta["weight"][:, 0], expected, atol=1e-3)
+
+
+def test_the_loss_of_cox_is_its_sum_over_events_by_the_number_of_examples_in_the_batch():
+    # Batches of one example have nothing to compare: log(1) each. One batch of three: log(3) + log(2).
+    examples = Examples(features=np.zeros((3, 1), np.float32), targets=np.float32([[1, 1], [2, 1], [3, 0]]))
+    losses = [
+        train(
+            examples,
+            LocalTraining(optimizer=Sgd(learning_rate=0.1), batch_size=batch_size, epochs=1),
+            model=Cox(),
+            kind="survival",
+        ).loss
+        for batch_size in (1, 3)
+    ]
+    assert losses == pytest.approx([0, np.log(6) / 3], rel=1e-6)
+
+
+@pytest.mark.parametrize(("ties", "second"), [("efron", 1), ("breslow", 2)])
+def test_ties_are_handled_as_the_training_says(ties, second):
+    # Two events at one time, at equal risk: log(2) + log(2 or 1).
+    examples = Examples(features=np.zeros((2, 1), np.float32), targets=np.float32([[1, 1], [1, 1]]))
+    training = LocalTraining(optimizer=Sgd(learning_rate=0.1), batch_size=2, epochs=1, ties=ties)
+    trained = train(examples, training, model=Cox(), kind="survival")
+    assert trained.loss == pytest.approx((np.log(2) + np.log(second)) / 2, rel=1e-6)
 
 
 # Purity and order
@@ -277,25 +402,57 @@ def test_settings_that_are_equal_share_one_compilation():
     assert client_update.client_update._cache_size() == before + 1
 
 
-# It learns
+# Every kind of target, with every model that is for it
+
+CNN = ConvolutionalNetwork(channels=(4, 8), groups=2)
+OWN = OwnModel(function="tests.own_models:line", num_outputs=1)
+EVERYTHING = [
+    ("binary", examples_of(80), LOGISTIC, 1),
+    ("binary", examples_of(80), OWN, 1),
+    ("binary", pictures(80), CNN, 1),
+    ("multiclass", examples_of(80, 3), LOGISTIC, 3),
+    ("multiclass", examples_of(80, 3), MultilayerPerceptron(hidden=(8,)), 3),
+    ("multiclass", pictures(80, 3), CNN, 3),
+    ("regression", examples_of(80, 0), LinearRegression(), 1),
+    ("regression", examples_of(80, 0), MultilayerPerceptron(hidden=(8,)), 1),
+    ("survival", survivors(80), Cox(), 1),
+    ("survival", survivors(80), MultilayerPerceptron(hidden=(8,)), 1),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "num_classes", "model", "num_outputs"),
-    [
-        ("binary", 2, LogisticRegression(), 1),
-        ("multiclass", 3, MultilayerPerceptron(hidden=(8,)), 3),
-        ("regression", 0, LinearRegression(), 1),
-        ("regression", 0, MultilayerPerceptron(hidden=(8,)), 1),
-    ],
-)
-def test_every_kind_of_target_trains(kind, num_classes, model, num_outputs):
-    examples = examples_of(80, num_classes)
+@pytest.fixture(autouse=True)
+def own_model_is_allowed(monkeypatch):
+    monkeypatch.setattr(own, "_allowed", {OWN.function})
+
+
+@pytest.mark.parametrize(("kind", "examples", "model", "num_outputs"), EVERYTHING)
+def test_everything_trains_the_same_bit_for_bit_whatever_the_padding_with_one_compilation(
+    kind, examples, model, num_outputs
+):
     training = LocalTraining(optimizer=Adam(learning_rate=0.03), batch_size=16, epochs=4)
-    params, losses = start(model, num_outputs), []
+    shape, before = examples.features.shape[1:], client_update.client_update._cache_size()
+    first, losses = start(model, num_outputs, shape), []
+    params = first
     for order in range(4):
         trained = train(examples, training, model=model, kind=kind, base=params, seed=order)
         params = {path: leaf + trained.delta[path] for path, leaf in params.items()}
         losses.append(trained.loss.item())
-    assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < 0.75 * losses[0]
+    assert losses[1] < losses[0]
+    assert losses[-1] < (0.95 if kind == "survival" else 0.75) * losses[0]
+
+    once, again = (train(examples, training, model=model, kind=kind, base=first, seed=0) for _ in range(2))
+    assert_same_bits(once.delta, again.delta)
+    noise = client_update.client_update(
+        first,
+        batches.pad(examples.features, 1e3, MIN_EXAMPLES),
+        batches.pad(examples.targets, 1.0, MIN_EXAMPLES),
+        batches.plan(training, len(examples), seed=0),
+        None,
+        None,
+        model=model,
+        target_kind=kind,
+        training=training,
+    )
+    assert_same_bits(once.delta, noise.delta)
+    assert once.loss == noise.loss
+    assert client_update.client_update._cache_size() == before + 1

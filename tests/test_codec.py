@@ -343,9 +343,9 @@ def test_a_well_formed_message_of_the_wrong_things_is_refused_or_satisfies_the_r
         {},
         REFERENCE,
         {f"layer{index}/{'x' * 200}": np.zeros((1,) * 32, np.float64) for index in range(20)},
-        MultilayerPerceptron(hidden=(64, 64, 64)).init(np.random.default_rng(0), 30, 10),
+        MultilayerPerceptron(hidden=(64, 64, 64)).init(np.random.default_rng(0), (30,), 10),
         FedBuff(server_optimizer=Adam(learning_rate=0.1)).init(
-            MultilayerPerceptron(hidden=(8,)).init(np.random.default_rng(0), 30, 10)
+            MultilayerPerceptron(hidden=(8,)).init(np.random.default_rng(0), (30,), 10)
         ),
     ],
     ids=["empty", "small", "long paths and shapes", "a perceptron", "a memory"],
@@ -368,7 +368,7 @@ def test_the_size_limit_bounds_every_message_with_such_a_tree(tree):
 
 
 def test_the_size_limit_is_little_more_than_the_arrays_of_a_large_model():
-    params = MultilayerPerceptron(hidden=(512, 512)).init(np.random.default_rng(0), 100, 10)
+    params = MultilayerPerceptron(hidden=(512, 512)).init(np.random.default_rng(0), (100,), 10)
     num_bytes = sum(leaf.nbytes for leaf in params.values())
     assert num_bytes < codec.size_limit(params) < 1.01 * num_bytes
 

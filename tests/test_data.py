@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from workers import data, datasets
+from workers.data_settings import Data, Dirichlet, Natural
 from workers.datasets import LOADERS, Dataset
 from workers.errors import DataError
 from workers.models import LinearRegression, LogisticRegression
-from workers.spec import Data, Dirichlet, Experiment, LocalTraining, Natural, Spec, Stop
+from workers.spec import Experiment, LocalTraining, Spec, Stop
 from workers.strategies import FedAsync
 
 
@@ -96,8 +97,8 @@ def test_pooled_mean_and_scale_are_what_sums_over_sites_give():
     mean = sum(features.sum(axis=0) for features in counted) / count
     square = sum((features**2).sum(axis=0) for features in counted) / count
     schema = data.describe(experiment_of("wine"))
-    assert schema.mean == pytest.approx(mean, rel=1e-6)
-    assert schema.scale == pytest.approx(np.sqrt(square - mean**2), rel=1e-4)
+    assert schema.preprocessing.fill == schema.preprocessing.shift == pytest.approx(mean, rel=1e-6)
+    assert schema.preprocessing.scale == pytest.approx(np.sqrt(square - mean**2), rel=1e-4)
 
 
 def made_of(features, num_classes=2):
@@ -114,6 +115,7 @@ def made_of(features, num_classes=2):
 def test_held_out_examples_do_not_enter_mean_and_scale(monkeypatch):
     features = np.arange(80.0)[:, None]  # each example's feature is its own number
     monkeypatch.setitem(LOADERS, "breast-cancer", lambda seed: made_of(features))
+    data._whole_of.cache_clear()
     raw = load_all(experiment_of(sites=("a", "b"), standardize="none"))
     held_out = np.concatenate([site.holdout.features[:, 0] for site in raw]).astype(int)
     trained_on = np.concatenate([site.train.features[:, 0] for site in raw]).astype(int)
@@ -121,20 +123,25 @@ def test_held_out_examples_do_not_enter_mean_and_scale(monkeypatch):
     changed = features.copy()
     changed[held_out] += 1e6
     monkeypatch.setitem(LOADERS, "breast-cancer", lambda seed: made_of(changed))
+    data._whole_of.cache_clear()
     assert data.describe(experiment_of(sites=("a", "b"))) == before
     changed[trained_on[0]] += 1.0
     after = data.describe(experiment_of(sites=("a", "b")))
-    assert after.mean[0] - before.mean[0] == pytest.approx(1 / 60, rel=1e-6)
+    data._whole_of.cache_clear()
+    assert after.preprocessing.shift[0] - before.preprocessing.shift[0] == pytest.approx(1 / 60, rel=1e-6)
 
 
 def test_without_standardization_features_stay_as_they_are():
     schema = data.describe(experiment_of("iris", standardize="none"))
-    assert (schema.mean, schema.scale) == ((0.0,) * 4, (1.0,) * 4)
+    assert (schema.preprocessing.shift, schema.preprocessing.scale) == ((0.0,) * 4, (1.0,) * 4)
 
 
 def test_a_constant_feature_becomes_0():
     schema = data.describe(experiment_of("digits"))
-    assert (schema.mean[0], schema.scale[0]) == (0.0, 1.0)  # the top left pixel is never inked
+    assert (schema.preprocessing.shift[0], schema.preprocessing.scale[0]) == (
+        0.0,
+        1.0,
+    )  # the top left pixel is never inked
     for site in load_all(experiment_of("digits")):
         assert not site.train.features[:, 0].any()
         assert not site.holdout.features[:, 0].any()
@@ -164,4 +171,14 @@ def test_a_partition_that_cannot_be_made_is_a_data_error():
 
 def test_a_feature_that_is_constant_but_for_rounding_becomes_0(monkeypatch):
     monkeypatch.setitem(LOADERS, "breast-cancer", lambda seed: made_of(np.full((80, 1), 0.1)))
-    assert data.describe(experiment_of(sites=("a", "b"))).scale == (1.0,)
+    data._whole_of.cache_clear()
+    assert data.describe(experiment_of(sites=("a", "b"))).preprocessing.scale == (1.0,)
+
+
+def test_hospitals_that_are_called_by_their_names_have_their_own_examples_in_whatever_order():
+    names = ("va", "cleveland", "switzerland", "hungarian")
+    experiment = experiment_of("heart-disease", sites=names, holdout="given", standardize="local")
+    sizes = {site: len(data.parts(experiment, site)[0]) for site in names}
+    assert sizes == {"cleveland": 199, "hungarian": 172, "switzerland": 30, "va": 85}
+    experiment = experiment_of("heart-disease", sites=("a", "b", "c", "d"), holdout="given")
+    assert [len(data.parts(experiment, site)[0]) for site in experiment.sites] == [199, 172, 30, 85]

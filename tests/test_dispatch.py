@@ -32,7 +32,7 @@ def test_what_is_new_or_sent_again_is_sent_and_what_stands_is_not(client, begun)
 
 
 def test_a_site_that_is_back_in_a_round_is_sent_its_order(client, begun):
-    gone = state.go_away(begun, "a", is_synchronous=True)
+    gone = state.go_away(begun, "a", takes_back=True)
     dispatch.follow("trial", begun, gone)
     assert sent_to(client) == {"a": [], "b": []}
     dispatch.follow("trial", gone, state.come_back(gone, "a", 30.0))
@@ -40,7 +40,7 @@ def test_a_site_that_is_back_in_a_round_is_sent_its_order(client, begun):
 
 
 def test_what_is_only_noted_of_a_site_sends_it_nothing(client, begun):
-    gone = state.go_away(begun, "a", is_synchronous=False)
+    gone = state.go_away(begun, "a", takes_back=False)
     dispatch.follow("trial", begun, gone)
     dispatch.follow("trial", gone, state.come_back(gone, "a", 30.0))
     dispatch.follow("trial", begun, state.identify(begun, "b", "fedelta 2"))

@@ -50,6 +50,8 @@ def test_nothing_is_configured_where_nothing_is_set():
     assert environment.has_own_beat()
     assert environment.runs_dir() == Path("runs")
     assert environment.cache_dir() == Path.home() / ".cache" / "fedelta"
+    assert environment.data_dir() is None
+    assert environment.data_folders() == (Path.home() / ".cache" / "fedelta" / "data",)
 
 
 def test_an_empty_variable_is_as_good_as_none(monkeypatch):
@@ -63,7 +65,9 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch):
     [
         ("FEDELTA_CONNECTION", environment.connection_file),
         ("FEDELTA_RUNS_DIR", environment.runs_dir),
+        ("FEDELTA_SITE_FILE", environment.site_file),
         ("FEDELTA_CACHE_DIR", environment.cache_dir),
+        ("FEDELTA_DATA_DIR", environment.data_dir),
         ("FEDELTA_ALIVE_FILE", environment.alive_file),
         ("FEDELTA_LOGIN_FILE", environment.login_file),
     ],
@@ -71,6 +75,12 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch):
 def test_a_file_or_folder_is_where_its_variable_says(monkeypatch, name, read):
     monkeypatch.setenv(name, "some/where")
     assert read() == Path("some/where")
+
+
+def test_files_that_are_there_already_come_before_those_that_were_fetched(monkeypatch):
+    monkeypatch.setenv("FEDELTA_DATA_DIR", "given")
+    monkeypatch.setenv("FEDELTA_CACHE_DIR", "cache")
+    assert environment.data_folders() == (Path("given"), Path("cache/data"))
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_file_that_is_not_utf_8_is_named(file):
 
 def test_an_empty_file_lacks_every_field_that_has_no_default(file):
     file.write_text("")
-    fields = ("name", "sites", "data", "model", "training", "strategy", "stop")
+    fields = ("name", "data", "model", "training", "strategy", "stop")
     lines = [f"  {field}: is missing" for field in fields]
     assert refusal(file).splitlines() == [f"{file}: nothing was started, because of", *lines]
 

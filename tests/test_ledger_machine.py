@@ -7,6 +7,8 @@ told last.
 
 import hashlib
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -22,7 +24,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tasks import aggregate, codec, collect, dispatch, keys, messages, progress, state, supervise, turn
+from tasks import (
+    aggregate,
+    codec,
+    collect,
+    dispatch,
+    keys,
+    messages,
+    progress,
+    state,
+    supervise,
+    turn,
+)
 from tasks.ledger import Ledger
 from tasks.messages import Event, Order, Submission
 from tasks.site_ledger import LEASE, Lease, SiteLedger
@@ -30,11 +43,16 @@ from tasks.supervise import Care
 from tasks.turn import Turn
 from tests import soundness
 from tests.conftest import announce, make_spec, zeros
+from workers import description
+from workers.description import Description
 from workers.errors import Conflict
 from workers.params import Params
+from workers.schema import Schema
 
 SITES = ("a", "ab", "c")
 UPDATES = 12
+LAYOUT = {"features": ["x"], "target": {"kind": "regression", "column": "y"}}
+AT_HOME = {"dataset": "ours", "layout": LAYOUT, "quorum": 0.6}  # two of three sites
 
 
 def delta_of(claim: str) -> Params:
@@ -44,12 +62,22 @@ def delta_of(claim: str) -> Params:
     return {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in zeros().items()}
 
 
+def description_of(schema: Schema, site: str) -> Description:
+    """What a site tells of its examples, whenever it is asked."""
+    return description.describe(schema, np.arange(10.0 * (1 + SITES.index(site)))[:, None])
+
+
 def answer(claim: str, delta: Params) -> Submission:
     """What a site submits for the order of this claim."""
     order, issued = claim.split(" ")
     return Submission(
         order=order, issued=float(issued), delta=codec.pack_tree(delta), num_examples=1 + len(order)
     )
+
+
+def drain(turn: Turn) -> state.State:
+    """As `aggregate` does."""
+    return aggregate.DRAINS.get(turn.state.head.phase, aggregate.drain)(turn)
 
 
 def repair(turn: Turn) -> state.State:
@@ -64,22 +92,33 @@ def repair_as_a_successor(turn: Turn) -> state.State:
 
 def stopped(old: state.State, reason: str, now: float) -> state.State:
     """As a person stops it, who lets the sites score the last version."""
-    return state.finish(old, "stopped", reason, now) if old.head.phase == "running" else old
+    return state.finish(old, "stopped", reason, now) if old.head.phase in ("describing", "running") else old
 
 
 class Ledgers(RuleBasedStateMachine):
     client: redis.Redis
     strategy: dict[str, object]
+    is_described: bool
+    is_personal: bool
+    num_updates: int
     now: float
 
     def __init__(self) -> None:
         super().__init__()
         self.client.flushall()
-        self.spec = make_spec(strategy=self.strategy, stop={"updates": UPDATES}, evaluation={"every": 2})
+        changes = {} if self.is_described else {"data": AT_HOME}
+        changes |= {"personal": {"kind": "fine-tuning"}} if self.is_personal else {}
+        self.spec = make_spec(
+            strategy=self.strategy, stop={"updates": self.num_updates}, evaluation={"every": 2}, **changes
+        )
+        if not self.is_described:
+            self.spec = replace(self.spec, schema=replace(self.spec.schema, preprocessing=None))
         Ledger(self.client).create("trial", self.spec, zeros())
         self.site_ledger = SiteLedger(self.client)
         self.held: list[tuple[str, object]] = []  # claim and lease of every worker that believes it has one
         self.told: dict[str, str] = {}  # every claim that a message was ever sent for, to its order's id
+        self.to_describe: set[str] = set()  # claims of orders that ask for a description
+        self.to_personalize: set[str] = set()  # and of those that ask for a model of the site's own
         self.claims: dict[str, str] = {}  # of the orders that this ledger has given, by id: the newest
         self.taken_back: list[str] = []  # orders that ended without a row or an event of their own
         self.here = set(SITES)  # whose worker lives and is heard
@@ -107,6 +146,18 @@ class Ledgers(RuleBasedStateMachine):
                 order = messages.decode(Order, stored)
                 self.told[order.claim] = order.id
                 self.claims[order.id] = order.claim
+                if order.asks == "describe":
+                    self.to_describe.add(order.claim)
+                elif order.asks == "personalize":
+                    self.to_personalize.add(order.claim)
+
+    def answer_of(self, claim: str) -> Params:
+        """What the order of this claim asks for."""
+        if claim in self.to_personalize:
+            return {}
+        if claim not in self.to_describe:
+            return delta_of(claim)
+        return description_of(self.spec.schema, claim.partition("/")[0]).params
 
     # What sites may do
 
@@ -126,19 +177,20 @@ class Ledgers(RuleBasedStateMachine):
         claim, lease = data.draw(st.sampled_from(self.held))
         standing = self.client.get(keys.order("trial", claim.partition("/")[0]))
         is_asked = standing is not None and messages.decode(Order, standing).claim == claim
-        assert self.site_ledger.submit("trial", lease, answer(claim, delta_of(claim))) == is_asked
+        assert self.site_ledger.submit("trial", lease, answer(claim, self.answer_of(claim))) == is_asked
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), leaf=st.sampled_from(["nan", "shape", "missing"]))
     def a_worker_submits_what_must_be_refused(self, data, leaf):
         claim, lease = data.draw(st.sampled_from(self.held))
-        bad = delta_of(claim)
+        bad = self.answer_of(claim) or delta_of(claim)  # which is larger than what is asked for
+        path = min(bad)
         if leaf == "nan":
-            bad["bias"][0] = np.nan
+            bad[path][0] = np.nan
         elif leaf == "shape":
-            bad["bias"] = np.zeros(2, np.float32)
+            bad[path] = np.zeros(2, bad[path].dtype)
         else:
-            del bad["bias"]
+            del bad[path]
         self.site_ledger.submit("trial", lease, answer(claim, bad))
 
     @precondition(lambda self: self.held)
@@ -159,7 +211,7 @@ class Ledgers(RuleBasedStateMachine):
     @rule(site=st.sampled_from(SITES))
     def a_site_carries_out_what_it_is_asked_for_and_has_its_next_order(self, site):
         self.carry_out(site, "quick")
-        self.in_one_go(aggregate.drain)
+        self.in_one_go(drain)
 
     @precondition(lambda self: self.forgotten)
     @rule(data=st.data())
@@ -173,13 +225,13 @@ class Ledgers(RuleBasedStateMachine):
             value="",
             started=0.0,
         )
-        assert not self.site_ledger.submit("trial", lease, answer(claim, delta_of(claim)))
+        assert not self.site_ledger.submit("trial", lease, answer(claim, self.answer_of(claim)))
 
     @rule(data=st.data())
     def an_old_submission_is_put_back(self, data):
         claim = data.draw(st.sampled_from(self.forgotten or list(self.told)))
         site = claim.partition("/")[0]
-        self.client.set(keys.delta("trial", site), messages.encode(answer(claim, delta_of(claim))))
+        self.client.set(keys.delta("trial", site), messages.encode(answer(claim, self.answer_of(claim))))
         self.client.rpush(keys.inbox("trial"), site)
 
     @rule(site=st.sampled_from(SITES), garbage=st.none() | st.binary(max_size=40))
@@ -219,14 +271,14 @@ class Ledgers(RuleBasedStateMachine):
         order = messages.decode(Order, stored) if stored else None
         taken = self.site_ledger.take("trial", order.id, holder) if order else None
         if taken is not None:
-            submission = answer(order.claim, delta_of(order.claim))
+            submission = answer(order.claim, self.answer_of(order.claim))
             assert self.site_ledger.submit("trial", taken.lease, submission)
 
     # What coordinators may do; there are two by mistake
 
     @rule(
         who=st.sampled_from(["first", "second"]),
-        decide=st.sampled_from([aggregate.drain, repair, repair_as_a_successor]),
+        decide=st.sampled_from([drain, repair, repair_as_a_successor]),
     )
     def a_coordinator_reads_and_decides(self, who, decide):
         if who not in self.turns:
@@ -248,7 +300,20 @@ class Ledgers(RuleBasedStateMachine):
                 for site in turn.state.outstanding
                 if new.sites[site].is_owed
             ]
+            if turn.state.head.phase != "running" or (self.is_personal and new.head.phase == "finishing"):
+                self.taken_back += self.ended_without_a_row(turn.state, new, arguments)
             self.listen()
+
+    def ended_without_a_row(self, old, new, arguments):
+        """Orders that told something else than an update, or gave way to one for the site's own model."""
+        refused = {event.site for event in arguments.get("events", ()) if event.kind == "refused"}
+        trained = {row.site for row in arguments.get("history", ())}
+        return [
+            f"{site}/{old.sites[site].sequence}"
+            for site in old.outstanding
+            if site not in refused | trained and not new.sites[site].is_owed
+            if new.sites[site].base_version is None or new.sites[site].sequence > old.sites[site].sequence
+        ]
 
     @rule(site=st.sampled_from(SITES))
     def a_worker_has_started(self, site):
@@ -262,7 +327,7 @@ class Ledgers(RuleBasedStateMachine):
         for site in self.here:
             announce(self.client, site, seen=self.now)
         self.in_one_go(repair)
-        self.in_one_go(aggregate.drain)
+        self.in_one_go(drain)
 
     @rule()
     def sites_score_the_version_that_is_asked_for(self):
@@ -279,7 +344,7 @@ class Ledgers(RuleBasedStateMachine):
         self.in_one_go(lambda turn: turn.commit(leave(turn.state, "by hand", turn.now)))
         if self.held:
             self.a_worker_submits_perhaps_after_its_lease_ran_out_perhaps_again(data)
-        self.in_one_go(aggregate.drain)
+        self.in_one_go(drain)
         self.the_ledger_is_sound()
         self.sites_score_the_version_that_is_asked_for()
         self.in_one_go(self.resume)
@@ -338,16 +403,30 @@ class Ledgers(RuleBasedStateMachine):
             self.client, self.spec.experiment, lambda order: delta_of(self.claims[order]), self.taken_back
         )
 
+    @invariant()
+    def there_is_a_preprocessing_once_enough_sites_have_told(self):
+        if self.is_described:
+            return
+        schema, head = Ledger(self.client).spec("trial").schema, progress.read(self.client, "trial").head
+        assert (schema.preprocessing is not None) == head.is_described
+        told = [description_of(schema, site) for site in SITES]
+        enough = [known for count in (2, 3) for known in combinations(told, count)]
+        data = self.spec.experiment.data
+        possible = [description.combine(self.spec.schema, data, known).preprocessing for known in enough]
+        assert schema.preprocessing in [None, *possible]
+
     def ends_by_itself(self):
         """From wherever it is, it comes to its end, though a site may be gone for good."""
         self.in_one_go(self.resume)
         self.here = set(SITES) - self.gone_for_good
-        for _ in range(10 * UPDATES):
+        for _ in range(10 * self.num_updates):
             found = progress.read(self.client, "trial")
             if found.head.phase == "finished":
                 break
             alive = {s.name for s in found.sites if not s.record.is_dropped and s.name in self.here}
-            if len(alive) < self.spec.experiment.strategy.needed(len(SITES)):
+            experiment = self.spec.experiment
+            needed = [experiment.strategy.needed(len(SITES)), experiment.data.needed(len(SITES))]
+            if len(alive) < max(needed):
                 self.here = set(SITES)  # it waits for who is gone
             for site in SITES:
                 self.a_lease_runs_out(site)  # Redis's own clock is not the faked one
@@ -358,8 +437,35 @@ class Ledgers(RuleBasedStateMachine):
         assert found.head.phase == "finished"
         assert found.head.outcome in ("completed", "stopped", "failed")
         if found.head.outcome == "completed":
-            assert found.head.applied == UPDATES
+            assert found.head.applied == self.num_updates
         self.the_ledger_is_sound()
+
+
+def run_machine(client, monkeypatch, strategy, *, max_examples, is_described=True, is_personal=False):
+    class Machine(Ledgers):
+        def __init__(self) -> None:
+            self.client, self.strategy, self.now = client, strategy, 1000.0
+            self.is_described, self.is_personal = is_described, is_personal
+            self.num_updates = 3 if is_personal else UPDATES  # so that there are random steps after the last
+            monkeypatch.setattr(turn, "now", lambda _pipe: self.time())
+            super().__init__()
+
+        def time(self) -> float:
+            """No two turns are at the same moment."""
+            self.now += 1e-3
+            return self.now
+
+    # How many messages wait in a queue is the broker's to say; here there is none.
+    monkeypatch.setattr(dispatch, "num_waiting", lambda queues: dict.fromkeys(queues, 0))
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=max_examples,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -375,25 +481,15 @@ class Ledgers(RuleBasedStateMachine):
     ),
 )
 def test_every_order_has_one_fate_whatever_happens_in_whatever_order(client, monkeypatch, strategy):
-    class Machine(Ledgers):
-        def __init__(self) -> None:
-            self.client, self.strategy, self.now = client, strategy, 1000.0
-            monkeypatch.setattr(turn, "now", lambda _pipe: self.time())
-            super().__init__()
+    run_machine(client, monkeypatch, strategy, max_examples=40)
 
-        def time(self) -> float:
-            """No two turns are at the same moment."""
-            self.now += 1e-3
-            return self.now
 
-    # How many messages wait in a queue is the broker's to say; here there is none.
-    monkeypatch.setattr(dispatch, "num_waiting", lambda queues: dict.fromkeys(queues, 0))
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=40,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+@pytest.mark.parametrize("kind", ["fedbuff", "fedavg"])
+def test_an_experiment_that_is_to_be_described_first_is_as_sound(client, monkeypatch, kind):
+    strategy = {"kind": kind, **({"buffer_size": 3} if kind == "fedbuff" else {})}
+    run_machine(client, monkeypatch, strategy, is_described=False, max_examples=20)
+
+
+@pytest.mark.parametrize("kind", ["fedasync", "fedavg"])
+def test_an_experiment_with_personal_models_is_as_sound(client, monkeypatch, kind):
+    run_machine(client, monkeypatch, {"kind": kind}, is_personal=True, max_examples=20)

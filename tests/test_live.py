@@ -342,3 +342,15 @@ def test_who_begins_to_watch_late_is_shown_the_newest_faults(console):
 def test_a_fault_is_shown_as_it_is_written_whatever_it_looks_like(console):
     PlainLines(console)(progress_of(events=[event(2.0, "refused", "a", "[red]no[/red] \x1b[2Jmarkup")]))
     assert lines_of(console)[0] == "    2.0 s  a  update refused: [red]no[/red]  [2Jmarkup"
+
+
+def test_plain_lines_go_on_when_the_time_begins_anew_with_training():
+    console = Console(file=io.StringIO(), width=200)
+    lines = PlainLines(console)
+    lines(progress_of(seconds=60.0, sites=[site("a", base_version=0)], phase="describing"))
+    lines(progress_of(seconds=60.5, paused=60.0))
+    lines(progress_of(seconds=61.0, paused=60.0))
+    assert [text.split()[:2] for text in console.file.getvalue().splitlines()] == [
+        ["60.0", "s"],
+        ["0.5", "s"],
+    ]

@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 from tasks import codec, messages
 from tasks.messages import Announcement, EvaluationRow, Event, HistoryRow, MetricsRow, Order, Submission
 from tasks.state import Head, SiteRecord
+from workers.data_settings import Data, Dirichlet
 from workers.errors import MalformedMessage
 from workers.models import LinearRegression, MultilayerPerceptron
 from workers.optimizers import Adam
+from workers.schema import Schema
 from workers.spec import (
-    Data,
     Delay,
-    Dirichlet,
     Evaluation,
     Experiment,
     LocalTraining,
-    Schema,
     Spec,
     Stop,
     Target,
 )
 from workers.staleness import Hinge
+from workers.standardization import Preprocessing
 from workers.strategies import FedAsync, FedBuff
 
 thorough = settings(max_examples=300, deadline=None, derandomize=True)
@@ -86,8 +86,7 @@ SPEC = Spec(
         target="cultivar",
         target_kind="multiclass",
         classes=("a", "b", "c"),
-        mean=(0.1, 1 / 3),
-        scale=(1.0, 2e-9),
+        preprocessing=Preprocessing(fill=(0.1, 1 / 3), shift=(0.1, 1 / 3), scale=(1.0, 2e-9)),
     ),
 )
 
@@ -213,8 +212,8 @@ def test_a_message_with_a_field_more_is_refused():
             FLAT[7],
             "kind",
             "exploded",
-            "expected 'refused', 'resent', 'dropped', 'gone', 'back', 'software', 'unattended', 'finished', "
-            "'resumed' or 'imported', got ",
+            "expected 'refused', 'resent', 'dropped', 'gone', 'back', 'software', 'unattended', 'described', "
+            "'finished', 'resumed' or 'imported', got ",
         ),
     ],
 )
@@ -510,7 +509,7 @@ def test_what_a_site_says_is_shown_in_one_line():
         ({b"started": b"nan"}, "Head: started: should be a finite number"),
         ({b"started": b"1", b"version": b"-1"}, "Head: version: should be greater than or equal to 0"),
         ({b"started": b"1", b"version": b"9" * 5000}, "Head: version: "),
-        ({b"started": b"1", b"phase": b"gone"}, "Head: phase: expected 'running', 'finishing' or 'finished'"),
+        ({b"started": b"1", b"phase": b"gone"}, "Head: phase: expected 'describing', 'running', "),
         ({b"started": b"1", b"more": b"1"}, "Head: more: is not a field that is known here"),
     ],
 )

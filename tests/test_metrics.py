@@ -13,7 +13,7 @@ def test_of_losses_the_lower_is_better(metric):
     assert not metrics.is_better(metric, 0.2, than=0.1)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "auroc", "r2"])
+@pytest.mark.parametrize("metric", ["accuracy", "auroc", "c_index", "r2"])
 def test_of_all_others_the_higher_is_better(metric):
     assert metrics.is_better(metric, 0.2, than=0.1)
     assert not metrics.is_better(metric, 0.1, than=0.2)
@@ -32,6 +32,7 @@ def test_every_kind_of_target_has_metrics_and_every_metric_a_kind_of_target():
         "binary": "auroc",
         "multiclass": "accuracy",
         "regression": "mse",
+        "survival": "c_index",
     }
 
 

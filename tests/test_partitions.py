@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers import datasets, partitions
+from workers.data_settings import Dirichlet, Iid, Natural
 from workers.datasets import Dataset
 from workers.errors import DataError
-from workers.spec import Dirichlet, Iid, Natural
 
 
 def dataset_of(targets, classes=(), groups=None):

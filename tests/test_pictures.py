@@ -8,7 +8,8 @@ from orchestrator import pictures, results
 from orchestrator.pictures import MAX_NAMED_SITES, Tables
 from orchestrator.timeline import timeline
 from tests.conftest import make_spec
-from workers.spec import Schema
+from workers.schema import Schema
+from workers.standardization import Preprocessing
 
 SPEC = make_spec()  # sites a, ab and c; metrics mse and r2
 BINARY = make_spec(
@@ -62,7 +63,11 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
 def test_metrics_are_those_of_the_target_the_watched_one_first():
     assert tables_of().metrics == ("mse", "r2")
     schema = Schema(
-        features=("x",), target="y", target_kind="binary", classes=("n", "y"), mean=(0.0,), scale=(1.0,)
+        features=("x",),
+        target="y",
+        target_kind="binary",
+        classes=("n", "y"),
+        preprocessing=Preprocessing(fill=(0.0,), shift=(0.0,), scale=(1.0,)),
     )
     spec = dataclasses.replace(BINARY, schema=schema)
     assert tables_of(spec=spec).metrics == ("accuracy", "auroc", "log_loss")
@@ -148,7 +153,9 @@ def test_a_legend_names_the_sites_unless_they_are_too_many(count, has_legend):
 
 
 def test_the_fitted_line_goes_through_the_models_predictions():
-    schema = dataclasses.replace(SPEC.schema, mean=(5.0,), scale=(2.0,))
+    schema = dataclasses.replace(
+        SPEC.schema, preprocessing=Preprocessing(fill=(5.0,), shift=(5.0,), scale=(2.0,))
+    )
     spec = make_spec(sites=["a", "b"])
     params = {"weight": np.array([[4.0]], np.float32), "bias": np.array([1.0], np.float32)}
     tables = tables_of(spec=dataclasses.replace(spec, schema=schema), params=params)

@@ -8,27 +8,32 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from orchestrator import prediction, results
+from orchestrator import prediction
 from tests.conftest import make_spec
+from workers import model_file
 from workers.errors import DataError
-from workers.spec import Schema, Spec
+from workers.schema import Schema
+from workers.spec import Spec
+from workers.standardization import Preprocessing
 
 LN2, LN3, LN5 = math.log(2), math.log(3), math.log(5)
 TOLERANCE = 1e-6  # six digits are written
 
 REGRESSION = make_spec()
 BINARY = make_spec(data={"dataset": "breast-cancer"}, model={"kind": "logistic-regression"})
+SURVIVAL = make_spec(data={"dataset": "tcga-brca"}, model={"kind": "cox"})
 MULTICLASS = make_spec(data={"dataset": "iris"}, model={"kind": "logistic-regression"})
 
 
 def schema(features, target_kind, classes=(), mean=None, scale=None):
+    mean = mean or (0.0,) * len(features)
+    scale = scale or (1.0,) * len(features)
     return Schema(
         features=features,
         target="outcome",
         target_kind=target_kind,
         classes=classes,
-        mean=mean or tuple(0.0 for _ in features),
-        scale=scale or tuple(1.0 for _ in features),
+        preprocessing=Preprocessing(fill=mean, shift=mean, scale=scale),
     )
 
 
@@ -39,7 +44,7 @@ def save(tmp_path):
     def save_model(spec, described, **params):
         path = tmp_path / "model.safetensors"
         arrays = {name.replace("__", "/"): np.asarray(leaf, np.float32) for name, leaf in params.items()}
-        results._save_model(path, dataclasses.replace(spec, schema=described), arrays, version=7)
+        model_file.save(path, dataclasses.replace(spec, schema=described), arrays, version=7)
         return path
 
     return save_model
@@ -91,6 +96,14 @@ def test_a_regression_gives_the_targets_value(line, file, output):
     heading, rows = predicted(line, file, output, "x,z\n5,10\n7,10\n5,15\n4,12.5\n")
     assert heading == ["outcome"]
     assert rows == [[1.0], [4.0], [-1.0], [-1.5]]
+
+
+def test_survival_gives_the_risk_relative_to_an_example_of_means(save, file, output):
+    described = schema(("x",), "survival", mean=(2.0,))
+    model = save(SURVIVAL, described, weight=[[LN3]])
+    heading, rows = predicted(model, file, output, "x\n2\n3\n1\n")
+    assert heading == ["relative risk of outcome"]
+    assert rows == [[1.0], [3.0], [1 / 3]]
 
 
 def test_two_classes_give_the_probability_of_each_and_the_likeliest(save, file, output):
@@ -161,7 +174,7 @@ def test_a_file_without_rows_is_refused(line, file, output):
     assert refusal(line, file, output) == f"{file}: expected at least one row below the header"
 
 
-@pytest.mark.parametrize("text", ["tall", "", "1,5", "0x10", "--1"])
+@pytest.mark.parametrize("text", ["tall", "1,5", "0x10", "--1"])
 def test_text_in_a_column_of_numbers_is_refused_with_its_place(line, file, output, text):
     file.write_text(f'x,note,z\n1,,2\n3,,"{text}"\n')
     assert refusal(line, file, output) == f"{file}, row 2, column 'z': expected a number, got {text!r}"
@@ -171,11 +184,11 @@ def test_a_row_that_is_too_short_is_refused_with_its_place(line, file, output):
     file.write_text("x,z\n1,2\n3,4\n5\n")
     assert (
         refusal(line, file, output)
-        == f"{file}, row 3, column 'z': expected a number, and the row has too few columns"
+        == f"{file}, row 3, column 'z': expected a value, and the row has too few columns"
     )
 
 
-@pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-Infinity", "1e999"])
+@pytest.mark.parametrize("text", ["inf", "-Infinity", "1e999"])
 def test_a_number_that_is_not_finite_is_refused_with_its_place(line, file, output, text):
     file.write_text(f"x,z\n{text},2\n")
     message = refusal(line, file, output)
@@ -239,8 +252,8 @@ def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path, file, output, 
 
 
 def test_load_gives_back_what_was_saved(line):
-    spec, params = prediction.load(line)
-    assert TypeAdapter(Spec).dump_python(spec)["schema"]["mean"] == (5.0, 10.0)
+    spec, params = model_file.load(line)
+    assert TypeAdapter(Spec).dump_python(spec)["schema"]["preprocessing"]["shift"] == (5.0, 10.0)
     assert spec.experiment == REGRESSION.experiment
     assert {leaf: array.tolist() for leaf, array in params.items()} == {
         "weight": [[3.0], [-2.0]],
@@ -250,7 +263,7 @@ def test_load_gives_back_what_was_saved(line):
 
 def test_features_are_in_the_schemas_order_whatever_the_files(line, file):
     file.write_text("z,x\n1,2\n3,4\n")
-    read = prediction.read_features(file, prediction.load(line)[0].schema)
+    read = prediction.read_features(file, model_file.load(line)[0].schema)
     assert read.dtype == np.float64
     assert read.tolist() == [[2.0, 1.0], [4.0, 3.0]]
 
@@ -274,3 +287,52 @@ def test_an_output_that_cannot_be_written_is_named_and_nothing_is_left(line, fil
     nowhere = tmp_path / "nowhere" / "out.csv"
     assert str(nowhere) in refusal(line, file, nowhere)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "patients.csv"]
+
+
+# Categories, and what is missing
+
+STROKE = Schema(
+    features=("age", "sex", "type"),
+    categories={"sex": ("F", "M"), "type": ("1", "2")},
+    drop_first=True,
+    target="dead",
+    target_kind="binary",
+    classes=("no", "yes"),
+    preprocessing=Preprocessing(fill=(70.0, 0.25, 0.5), shift=(70.0, 0.0, 0.0), scale=(10.0, 1.0, 1.0)),
+)
+
+
+@pytest.fixture
+def stroke(save):
+    """logit = (age - 70) / 10 + 2 [male] - 4 [type 2]."""
+    return save(BINARY, STROKE, weight=[[1.0], [2.0], [-4.0]], bias=[0.0])
+
+
+def test_categories_are_read_by_name_and_what_is_missing_is_imputed(stroke, file, output):
+    file.write_text("sex,type,age\nM,2.0,80\n,1,\n F ,NA,90\n")
+    prediction.predict(stroke, file, output)
+    chances = [float(row["probability of yes"]) for row in csv.DictReader(output.read_text().splitlines())]
+    logits = [1 + 2 - 4, 2 * 0.25, 2 - 4 * 0.5]
+    assert chances == pytest.approx([1 / (1 + math.exp(-logit)) for logit in logits], rel=1e-5)
+
+
+def test_a_category_that_the_model_does_not_know_is_refused_with_its_place(stroke, file, output):
+    file.write_text("sex,type,age\nM,2,80\nmale,1,70\n")
+    assert refusal(stroke, file, output) == f"{file}, row 2, column 'sex': expected one of F, M, got 'male'"
+
+
+def test_a_model_of_sites_with_their_own_preprocessing_takes_the_file_for_one_of_them(save, file, output):
+    local = dataclasses.replace(STROKE, preprocessing=None)
+    data = dataclasses.replace(BINARY.experiment.data, standardize="local")
+    spec = dataclasses.replace(BINARY, experiment=dataclasses.replace(BINARY.experiment, data=data))
+    model = save(spec, local, weight=[[1.0], [0.0], [0.0]], bias=[0.0])
+    file.write_text("sex,type,age\nM,2,60\nF,1,80\n")
+    prediction.predict(model, file, output)
+    chances = [float(row["probability of yes"]) for row in csv.DictReader(output.read_text().splitlines())]
+    assert chances == pytest.approx([1 / (1 + math.e), 1 / (1 + 1 / math.e)], rel=1e-5)
+
+
+def test_a_model_whose_experiment_never_began_to_train_predicts_nothing(save, file, output):
+    model = save(BINARY, dataclasses.replace(STROKE, preprocessing=None), weight=[[1.0]] * 3, bias=[0.0])
+    file.write_text("sex,type,age\nM,2,60\n")
+    assert refusal(model, file, output).endswith("ended before any site had described its examples")

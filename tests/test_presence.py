@@ -47,14 +47,14 @@ class Unreliable(SiteLedger):
         super().__init__(client)
         self.num_failures, self.num_good = num_failures, num_good
 
-    def announce(self, sites, software, call):
+    def announce(self, sites, software, call, datasets):
         self.num_good -= 1
         if self.num_good >= 0:
-            return super().announce(sites, software, call)
+            return super().announce(sites, software, call, datasets)
         self.num_failures -= 1
         if self.num_failures >= 0:
             raise redis.ConnectionError("it is away")
-        super().announce(sites, software, call)
+        super().announce(sites, software, call, datasets)
 
 
 def take(client):

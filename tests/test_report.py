@@ -12,8 +12,10 @@ import pytest
 from orchestrator import report, results
 from orchestrator.runs import Run
 from tests.conftest import make_spec
+from workers import model_file
 from workers.errors import DataError, NotFound
-from workers.spec import Schema
+from workers.schema import Schema
+from workers.standardization import Preprocessing
 
 EVALUATION_COLUMNS = ("seconds", "version", "applied", "site", "num_examples")
 EVENT_COLUMNS = ("seconds", "kind", "site", "order", "detail")
@@ -28,8 +30,7 @@ CLASSES = dataclasses.replace(
         target="diagnosis",
         target_kind="binary",
         classes=("sick", "well"),
-        mean=(0.0, 0.0),
-        scale=(1.0, 1.0),
+        preprocessing=Preprocessing(fill=(0.0, 0.0), shift=(0.0, 0.0), scale=(1.0, 1.0)),
     ),
 )
 LINE = make_spec(sites=["hospital-1", "hospital-2"], data={"dataset": "two-hospitals"})
@@ -63,12 +64,12 @@ def summary_of(spec, **changed):
 def run_of(folder, spec, metrics, summary, *, history=(), evaluations=(), events=(), written=None):
     """A run's folder with these tables, as `results` writes them."""
     params = spec.experiment.model.init(
-        np.random.default_rng(0), len(spec.schema.features), spec.schema.num_outputs
+        np.random.default_rng(0), spec.schema.input_shape, spec.schema.num_outputs
     )
     results._write_csv(folder / "history.csv", results.HISTORY_COLUMNS, history)
     results._write_csv(folder / "evaluations.csv", (*EVALUATION_COLUMNS, *metrics), evaluations)
     results._write_csv(folder / "events.csv", EVENT_COLUMNS, events)
-    results._save_model(folder / "model.safetensors", spec, params, version=0)
+    model_file.save(folder / "model.safetensors", spec, params, version=0)
     (folder / "summary.json").write_text(json.dumps(summary))
     if written is not None:
         (folder / "experiment.toml").write_text(written, "utf-8")

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from orchestrator import prediction, results
+from orchestrator import results
 from orchestrator.runs import Run
 from tasks import codec, keys, messages, progress
 from tasks.ledger import Ledger
 from tasks.messages import EvaluationRow, Event, HistoryRow, MetricsRow
 from tasks.state import Head, SiteRecord
 from tests.conftest import make_spec, zeros
+from workers import model_file
 from workers.errors import FedeltaError, NotFound
 
 BEGUN = 1000.0
@@ -173,7 +174,7 @@ def test_the_events_say_what_happened_when(client, finished):
 def test_the_saved_model_is_that_of_the_last_version_with_its_description(client, finished):
     results.write(client, finished)
     path = finished.folder / "model.safetensors"
-    spec, params = prediction.load(path)
+    spec, params = model_file.load(path)
     assert spec == make_spec()
     assert {leaf: array.tolist() for leaf, array in params.items()} == {"weight": [[3.5]], "bias": [0.25]}
     with safe_open(path, framework="numpy") as stored:
@@ -219,6 +220,7 @@ def test_the_summary_counts_from_the_command_and_leaves_pauses_out(client, finis
         },
         "watched_metric": "mse",
         "metrics": {"global": {"mse": 2.0, "r2": 0.5}, "sites": {"a": {"mse": 2.0, "r2": 0.5}}},
+        "own_models": {},
         "sites": {
             "a": {**in_order, "updates": 1, "held_out_examples": 5},
             "ab": {**in_order, "updates": 1, "absences": 2, "resent": 3},
@@ -241,7 +243,7 @@ def test_a_run_that_goes_on_has_results_too(client, run):
     assert run.summary["first_update_seconds"] is None
     assert run.summary["metrics"] == {"global": {}, "sites": {}}
     assert rows_of(run.folder / "history.csv") == []
-    assert prediction.load(run.folder / "model.safetensors")[1]["weight"].tolist() == [[0.0]]
+    assert model_file.load(run.folder / "model.safetensors")[1]["weight"].tolist() == [[0.0]]
 
 
 def test_a_run_that_took_no_time_has_no_rate(client, run):

@@ -283,3 +283,33 @@ def test_an_experiment_that_has_just_begun_or_been_resumed_was_not_unattended_be
     repair(client, lapse=3600.0)
     told = "no coordinator looked after it for 11 s"
     assert noted(client, "unattended") == [("unattended", "", told)] * 2
+
+
+# Before training
+
+
+def begin_describing(client):
+    data = {"dataset": "ours", "layout": {"features": ["x"], "target": {"kind": "regression", "column": "y"}}}
+    begin(client, data=data)
+
+
+def test_a_site_that_is_away_before_training_gives_its_order_back_though_nobody_trains_in_rounds(
+    client, clock
+):
+    begin_describing(client)
+    clock["now"] += LEASE + 1
+    announce(client, "ab", "c", seen=clock["now"])
+    new = repair(client)
+    assert (new.outstanding, new.sites["a"].is_owed) == (("ab", "c"), True)
+    assert noted(client, "gone") == [("gone", "a", "never seen")]
+    assert SiteLedger(client).take("trial", "a/1", "worker") is None
+    announce(client, "a", seen=clock["now"])
+    assert repair(client).outstanding == ("a", "ab", "c")
+    assert (order_of(client, "a").id, order_of(client, "a").asks) == ("a/2", "describe")
+
+
+def test_a_site_whose_lease_is_kept_while_it_describes_has_not_gone(client, clock):
+    begin_describing(client)
+    SiteLedger(client).take("trial", "a/1", "worker")
+    clock["now"] += LEASE + 1
+    assert [site for site, record in repair(client).sites.items() if record.is_away] == ["ab", "c"]

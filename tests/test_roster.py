@@ -115,3 +115,60 @@ def test_a_long_name_is_shown_whole_beside_all_columns():
     cells = [line.strip("│ ").split()[:1] for line in lines[first : first + 3]]
     assert "".join(cell[0] for cell in cells if cell) == name
     assert max(map(len, lines)) == live.WIDTH
+
+
+# Before training
+
+
+def describing(*records, **head):
+    sites = [
+        site(name, seen=STARTED + 10, **record) for name, record in zip("abcdefgh", records, strict=False)
+    ]
+    return progress_of(seconds=10, sites=sites, phase="describing", **head)
+
+
+TOLD, ASKED, AWAY = {}, {"base_version": 0}, {"is_away": True, "is_owed": True}
+
+
+def test_how_many_sites_have_described_their_examples_and_who_is_waited_for():
+    found = describing(TOLD, ASKED, TOLD, ASKED, DROPPED)
+    assert roster.preparation(found) == "2 of 5 sites have described their examples; waiting for b, d"
+    assert roster.preparation(progress_of()) == ""
+
+
+def test_nobody_waits_to_hear_of_who_is_away_unless_too_few_others_are_there():
+    of_three = "sites have described their examples"
+    assert roster.preparation(describing(TOLD, AWAY, ASKED)) == f"1 of 3 {of_three}; waiting for c"
+    assert roster.preparation(describing(TOLD, AWAY, AWAY)) == f"1 of 3 {of_three}; waiting for b, c"
+    assert roster.preparation(describing(TOLD, TOLD, TOLD)) == f"3 of 3 {of_three}"
+
+
+def test_a_site_that_told_and_went_away_has_told():
+    found = describing({"is_away": True}, ASKED)
+    assert roster.preparation(found).startswith("1 of 2 sites have")
+
+
+def test_of_many_sites_that_are_waited_for_the_first_are_named():
+    told = roster.preparation(describing(*[ASKED] * 8))
+    assert told == "0 of 8 sites have described their examples; waiting for a, b, c, d, e and 3 more"
+
+
+def test_a_line_and_the_table_say_how_far_the_description_is():
+    found = describing(TOLD, ASKED, refused=1)
+    told = "describing: 1 of 2 sites have described their examples; waiting for b"
+    assert live.line(found) == f"   10.0 s  {told}  1 refused, 0 sent again"
+    text = " ".join(shown(live.table(found)).split())
+    assert f"phase {told}" in text.replace(" │ │ ", " ")
+
+
+@pytest.mark.parametrize(
+    ("state", "facts"),
+    [
+        ("waiting", TOLD),
+        ("ordered", ASKED),
+        ("describing", {**ASKED, "is_training": True}),
+        ("gone", AWAY),
+    ],
+)
+def test_the_state_of_a_site_before_training(state, facts):
+    assert roster.site_state(progress_of(phase="describing"), site(**facts)) == state

@@ -1,6 +1,9 @@
 import numpy as np
+import pandas
 import pytest
+from lifelines.utils import concordance_index
 
+from tests.conftest import REPOSITORY
 from workers import scoring
 from workers.metrics import METRICS
 
@@ -78,6 +81,48 @@ def test_every_metric_of_the_kind_of_target_is_measured_as_a_plain_number(target
     measured = scoring.measure(target_kind, outputs, np.array([0.0, 1.0] * 3, np.float32))
     assert set(measured) == set(METRICS[target_kind])
     assert all(type(value) is float for value in measured.values())
+
+
+def c_index(log_risk, times, events):
+    outputs, targets = np.float32(log_risk)[:, None], np.stack([times, events], axis=1).astype(np.float32)
+    return scoring.measure("survival", outputs, targets)["c_index"]
+
+
+def test_the_c_index_by_hand():
+    # Events at 1 (risk 2), 2 (risk 3) and 4 (risk 0), one lost at 3 (risk 2). Comparable are 1 with all,
+    # and 2 with 3 and 4. (1, 4), (2, 3), (2, 4) are right, (1, 3) has equal risks, (1, 2) is wrong.
+    assert c_index([2, 3, 2, 0], [1, 2, 3, 4], [1, 1, 0, 1]) == 3.5 / 5
+
+
+def test_who_is_lost_to_sight_at_the_time_of_an_event_outlived_it_and_two_events_are_not_compared():
+    assert c_index([1, 0], [5, 5], [1, 0]) == 1.0
+    assert c_index([1, 0], [5, 5], [0, 1]) == 0.0
+    assert c_index([1, 0], [5, 5], [1, 1]) is None
+
+
+@pytest.mark.parametrize(("times", "events"), [([1, 2, 3], [0, 0, 0]), ([1, 2, 3], [0, 0, 1]), ([7], [1])])
+def test_the_c_index_is_not_defined_without_comparable_pairs(times, events):
+    assert c_index(np.zeros(len(times)), times, events) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_c_index_is_lifelines_with_ties_in_times_and_risks(seed, monkeypatch):
+    monkeypatch.setattr(scoring, "TABLE", 1000)  # a few events at a time
+    rng = np.random.default_rng(seed)
+    times, events = rng.integers(1, 30, 200), rng.random(200) < 0.5
+    log_risk = np.round(rng.normal(size=200), 1)
+    assert c_index(log_risk, times, events) == pytest.approx(concordance_index(times, -log_risk, events))
+
+
+def test_the_c_index_on_breast_cancer_is_lifelines():
+    table = pandas.read_csv(REPOSITORY.parent / "shared" / "data" / "tcga-brca" / "brca.csv")
+    expected = concordance_index(table["T"], -table["age_at_index"], table["E"])
+    assert c_index(table["age_at_index"], table["T"], table["E"]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("output", [np.nan, np.inf, 1e30])
+def test_a_survival_model_that_has_diverged_has_no_c_index(output):
+    assert c_index([output, 0], [1, 2], [1, 1]) is None
 
 
 @pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])

@@ -2,20 +2,28 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from workers.data_settings import TARGET_KINDS, Data
 from workers.metrics import METRICS
-from workers.models import LinearRegression, LogisticRegression, MultilayerPerceptron
-from workers.optimizers import Adam
+from workers.models import (
+    ConvolutionalNetwork,
+    Cox,
+    LinearRegression,
+    LogisticRegression,
+    MultilayerPerceptron,
+    OwnModel,
+)
+from workers.optimizers import Adam, Sgd
+from workers.schema import Schema
 from workers.spec import (
-    TARGET_KINDS,
-    Data,
     Delay,
     Evaluation,
     Experiment,
     LocalTraining,
-    Schema,
+    Spec,
     Stop,
     Target,
 )
+from workers.standardization import Preprocessing
 from workers.strategies import FedAsync, FedBuff
 
 
@@ -160,8 +168,7 @@ def schema_of(target_kind, classes=()):
         target="z",
         target_kind=target_kind,
         classes=classes,
-        mean=(1.0, -2.0),
-        scale=(2.0, 0.5),
+        preprocessing=Preprocessing(fill=(1.0, -2.0), shift=(1.0, -2.0), scale=(2.0, 0.5)),
     )
 
 
@@ -174,10 +181,99 @@ def test_a_model_has_one_output_or_one_for_each_of_several_classes(target_kind, 
 
 
 def test_features_are_standardized_by_mean_and_scale():
-    standardized = schema_of("regression").standardized(np.array([[1.0, -2.0], [5.0, -1.0], [-1.0, -3.0]]))
+    standardized = schema_of("regression").prepared(np.array([[1.0, -2.0], [5.0, -1.0], [-1.0, -3.0]]))
     np.testing.assert_array_equal(standardized, np.float32([[0, 0], [2, 2], [-1, -2]]), strict=True)
 
 
 def test_a_buffer_that_the_run_can_never_fill_is_refused():
     with pytest.raises(ValidationError, match="strategy.buffer_size: 50 updates never come together"):
         experiment_of(strategy=FedBuff(buffer_size=50), stop=Stop(updates=40))
+
+
+# Training and models that do not go together
+
+
+SURVIVAL = {"data": Data(dataset="tcga-brca"), "model": Cox()}
+WINE = {"data": Data(dataset="wine")}
+
+
+@pytest.mark.parametrize(
+    ("options", "training", "message"),
+    [
+        (
+            SURVIVAL,
+            {"class_weights": "balanced"},
+            "class_weights: is for classes, and the targets are survival",
+        ),
+        ({}, {"class_weights": (1.0, 2.0, 3.0)}, "class_weights: expected two numbers, got 3"),
+        ({}, {"ties": "breslow"}, "ties: is for survival, and the targets are binary"),
+        ({"model": OwnModel(function="a.b:c")}, {"l2": 0.1}, "l1 and l2 are for fedelta's own models"),
+        ({"model": OwnModel(function="a.b:c", num_outputs=1)}, {}, "num_outputs: is not to be given"),
+        (SURVIVAL | {"model": LogisticRegression()}, {}, "logistic-regression predicts binary or multiclass"),
+        (
+            {"model": Cox()},
+            {},
+            "cox predicts survival targets, and those of data.dataset = breast-cancer are binary",
+        ),
+    ],
+)
+def test_training_that_does_not_fit_the_target_or_the_model_is_refused(options, training, message):
+    with pytest.raises(ValidationError, match=message):
+        experiment_of(training=LocalTraining(epochs=1, **training), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "training"),
+    [
+        (SURVIVAL, {"ties": "breslow", "l2": 0.1}),
+        (SURVIVAL | {"model": MultilayerPerceptron()}, {}),
+        ({}, {"class_weights": "balanced", "l1": 0.1}),
+        ({}, {"class_weights": (1.0, 2.0)}),
+        (WINE, {"class_weights": "balanced"}),
+        (WINE, {"class_weights": (1.0, 2.0, 3.0)}),
+        ({"model": OwnModel(function="a.b:c")}, {"class_weights": "balanced"}),
+    ],
+)
+def test_training_that_fits_the_target_and_the_model_is_accepted(options, training):
+    experiment = experiment_of(training=LocalTraining(epochs=1, **training), **options)
+    adapter = TypeAdapter(Experiment)
+    assert adapter.validate_json(adapter.dump_json(experiment)) == experiment
+    hash(experiment.training)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": Adam(learning_rate=0.1)},
+        {"optimizer": Sgd(learning_rate=0.1, momentum=0.9)},
+        {"optimizer": Sgd(learning_rate=0.1), "clip_norm": 1.0},
+    ],
+)
+def test_l1_is_for_steps_by_the_whole_gradient(options):
+    with pytest.raises(ValidationError, match="l1: is for the optimizer sgd, without momentum and clip_norm"):
+        LocalTraining(epochs=1, l1=0.1, **options)
+
+
+def schema_with(*classes, size=None):
+    kind = "multiclass" if len(classes) > 2 else "binary"
+    return Schema(features=("x",), target="y", target_kind=kind, classes=classes, size=size)
+
+
+def test_there_is_a_class_weight_for_each_class():
+    experiment = experiment_of(training=LocalTraining(epochs=1, class_weights=(1.0, 2.0)), **WINE)
+    with pytest.raises(ValidationError, match="class_weights: expected 3 numbers, for a, b, c; got 2"):
+        Spec(experiment=experiment, schema=schema_with("a", "b", "c"))
+    assert Spec(experiment=experiment, schema=schema_with("a", "b")).model == LogisticRegression()
+
+
+def test_a_convolutional_network_is_for_images():
+    experiment = experiment_of(model=ConvolutionalNetwork())
+    with pytest.raises(ValidationError, match="model.kind: cnn is for images, and the examples are rows"):
+        Spec(experiment=experiment, schema=schema_with("a", "b"))
+    assert Spec(experiment=experiment, schema=schema_with("a", "b", size=(28, 28))).model == experiment.model
+
+
+@pytest.mark.parametrize(("classes", "num_outputs"), [(("a", "b"), 1), (("a", "b", "c"), 3)])
+def test_a_users_own_model_is_told_of_how_many_outputs_the_target_needs(classes, num_outputs):
+    spec = Spec(experiment=experiment_of(model=OwnModel(function="a.b:c")), schema=schema_with(*classes))
+    assert spec.model == OwnModel(function="a.b:c", num_outputs=num_outputs)

@@ -8,7 +8,7 @@ from tasks.bell import Call
 from tasks.ledger import Ledger
 from tasks.site_ledger import LEASE, SiteLedger
 from tasks.supervise import JUST_SENT, Care
-from tests.conftest import constant, drain, make_spec, sent, submit, zeros
+from tests.conftest import announce, constant, drain, make_spec, sent, submit, zeros
 
 
 def begin(client, **changes):
@@ -304,3 +304,27 @@ def test_after_an_outage_the_roll_is_called_when_the_sites_have_had_their_time(c
     assert not any(record.is_away for record in repair(client, is_outage_over=False).sites.values())
     clock["now"] += LEASE + 1
     assert all(record.is_away for record in repair(client).sites.values())
+
+
+# Before training
+
+LAYOUT = {"features": ["x"], "target": {"kind": "regression", "column": "y"}}
+
+
+def test_an_experiment_that_is_being_described_is_not_over_and_lost_orders_are_sent_again(client, clock):
+    begin(client, data={"dataset": "ours", "layout": LAYOUT}, stop={"seconds": 1})
+    clock["now"] += LEASE + 1
+    announce(client, "a", "ab", "c", seen=clock["now"])
+    new = repair(client)
+    assert (new.head.phase, new.head.resent, new.head.reason) == ("describing", 3, "")
+    with Ledger(client).turn("trial") as turn:
+        assert supervise.missing_scores(turn) == []
+
+
+def test_welcome_sends_a_site_that_starts_its_order_to_describe(client):
+    begin(client, data={"dataset": "ours", "layout": LAYOUT})
+    SiteLedger(client).take("trial", "a/1", "dead")
+    supervise.welcome("a", "0123456789abcdef")
+    assert sent(client, site_queue("a")) == ["a.1.trial"]
+    taken = SiteLedger(client).take("trial", "a/1", "0123456789abcdef")
+    assert taken.order.asks == "describe"

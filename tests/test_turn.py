@@ -1,5 +1,7 @@
 """What a turn reads and writes, with a real Redis."""
 
+import dataclasses
+
 import pytest
 
 from tasks import codec, hooks, keys, messages, state
@@ -88,7 +90,7 @@ def test_an_order_that_is_sent_again_frees_its_lease_and_keeps_what_was_submitte
 def test_an_order_that_is_taken_back_leaves_nothing(begun):
     submit(begun, "a/1", constant(1.0))
     with turn(begun) as found:
-        found.commit(state.go_away(found.state, "a", is_synchronous=True))
+        found.commit(state.go_away(found.state, "a", takes_back=True))
     assert not begun.exists(*(kind("trial", "a") for kind in (keys.order, keys.lease, keys.delta)))
     assert begun.exists(keys.order("trial", "c"))
 
@@ -115,3 +117,52 @@ def test_the_moments_before_and_after_a_commit_are_reached_in_this_order(begun, 
         with pytest.raises(Conflict):
             slow.commit(slow.state)
     assert [moment for moment, _ in reached].count("commit.after") == 2
+
+
+# What is asked
+
+
+def begin_describing(client):
+    data = {"dataset": "ours", "layout": {"features": ["x"], "target": {"kind": "regression", "column": "y"}}}
+    Ledger(client).create("trial", make_spec(data=data), zeros())
+
+
+def test_before_training_an_order_asks_to_describe_and_keeps_asking_so_whatever_is_noted(client, clock):
+    begin_describing(client)
+    with turn(client) as found:
+        found.commit(state.identify(state.resend(found.state, "a", 1001.0), "c", "fedelta 2"))
+    assert {site: order_of(client, site).asks for site in ("a", "ab", "c")} == dict.fromkeys(
+        ("a", "ab", "c"), "describe"
+    )
+
+
+def test_an_order_of_training_asks_to_train(begun):
+    with turn(begun) as found:
+        found.commit(state.order(found.state, ["a"], found.now))
+    assert [order_of(begun, site).asks for site in ("a", "ab")] == ["train", "train"]
+
+
+def test_the_orders_of_a_turn_that_begins_training_all_ask_to_train(client, clock):
+    begin_describing(client)
+    with turn(client) as found:
+        found.commit(state.begin_training(found.state, is_synchronous=False, now=1005.0))
+    assert [order_of(client, site).asks for site in ("a", "ab", "c")] == ["train"] * 3
+
+
+def test_a_spec_is_completed_with_the_commit_or_not_at_all(begun):
+    completed = dataclasses.replace(
+        make_spec(), schema=dataclasses.replace(make_spec().schema, target="completed")
+    )
+    with turn(begun) as slow:
+        with turn(begun) as quick:
+            quick.commit(quick.state)
+        with pytest.raises(Conflict):
+            slow.commit(slow.state, spec=completed)
+    assert Ledger(begun).spec("trial") == make_spec()
+    with turn(begun) as found:
+        found.commit(found.state, spec=completed)
+    assert Ledger(begun).spec("trial") == completed
+    with turn(begun) as found:
+        assert found.spec == completed
+        found.commit(found.state)
+    assert Ledger(begun).spec("trial") == completed

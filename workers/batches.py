@@ -1,4 +1,4 @@
-"""Which examples each local step sees, and the padding that lets sites share one compilation."""
+"""Which examples each local step sees, what each weighs, and the padding that lets sites share one shape."""
 
 import math
 
@@ -19,14 +19,36 @@ def plan(training: LocalTraining, num_examples: int, seed: int) -> np.ndarray:
     """
     rng = np.random.default_rng(seed)
     batches_per_epoch = math.ceil(num_examples / training.batch_size)
-    num_steps = training.steps or batches_per_epoch * (training.epochs or 1)
+    wanted = num_steps(training, num_examples)
     epochs = []
-    for _ in range(math.ceil(num_steps / batches_per_epoch)):
+    for _ in range(math.ceil(wanted / batches_per_epoch)):
         epoch = np.full(batches_per_epoch * training.batch_size, PADDING, np.int32)
         epoch[:num_examples] = rng.permutation(num_examples)
         epochs.append(epoch.reshape(batches_per_epoch, training.batch_size))
-    steps = np.concatenate(epochs)[:num_steps]
+    steps = np.concatenate(epochs)[:wanted]
     return pad(steps, PADDING, at_least=MIN_STEPS)
+
+
+def class_weights(training: LocalTraining, targets: np.ndarray) -> np.ndarray | None:
+    """Weight of each example, `(examples,)` float32, by its class; None where all weigh the same.
+
+    Balanced: n / (k n_c) for n examples, n_c of them of the class, and k classes that the site has, as in
+    scikit-learn; so the mean weight is 1.
+    """
+    if training.class_weights is None:
+        return None
+    if training.class_weights == "balanced":
+        _, class_of, counts = np.unique(targets, return_inverse=True, return_counts=True)
+        by_class = len(targets) / (len(counts) * counts)
+    else:
+        class_of, by_class = targets.astype(int), np.asarray(training.class_weights)
+    weights: np.ndarray = by_class.astype(np.float32)
+    return np.take(weights, class_of)
+
+
+def num_steps(training: LocalTraining, num_examples: int) -> int:
+    """Steps of one order."""
+    return training.steps or math.ceil(num_examples / training.batch_size) * (training.epochs or 1)
 
 
 def pad(rows: np.ndarray, value: float, at_least: int) -> np.ndarray:

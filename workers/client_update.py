@@ -33,13 +33,20 @@ def train(
     target_kind: TargetKind,
     training: LocalTraining,
     seed: int,
+    anchor: Params | None = None,
 ) -> Trained:
-    """Train `base` on `examples` as `training` says, shuffled by `seed`; NumPy arrays in and out."""
+    """Train `base` on `examples` as `training` says, shuffled by `seed`; NumPy arrays in and out.
+
+    The proximal term draws to `anchor`, which is `base` itself by default.
+    """
+    weights = batches.class_weights(training, examples.targets)
     trained = client_update(
         base,
         batches.pad(examples.features, 0.0, batches.MIN_EXAMPLES),
         batches.pad(examples.targets, 0.0, batches.MIN_EXAMPLES),
         batches.plan(training, len(examples), seed),
+        None if weights is None else batches.pad(weights, 0.0, batches.MIN_EXAMPLES),
+        anchor,
         model=model,
         target_kind=target_kind,
         training=training,
@@ -54,26 +61,42 @@ def client_update(
     features: Array,
     targets: Array,
     steps: Array,
+    weights: Array | None = None,
+    anchor: Params | None = None,
     *,
     model: Model,
     target_kind: TargetKind,
     training: LocalTraining,
 ) -> Trained:
-    """Train: x <- x - optimizer(gradient of loss(x; batch) + μ/2 ||x - x_base||²), once per row of `steps`.
+    """Train: x <- x - optimizer(gradient of objective(x; batch)), once per row of `steps`.
 
-    FedAvg's ClientUpdate (McMahan et al. 2017, alg. 1) with FedProx's term (Li et al. 2020, eq. 2).
-    `features` is `(examples, num_features)`, `targets` `(examples,)`; `steps`, `(steps, batch_size)`, holds
-    indices into them.
+    FedAvg's ClientUpdate (McMahan et al. 2017, alg. 1). The objective is the batch's mean loss, with
+    μ/2 ||x - x_anchor||² of FedProx (Li et al. 2020, eq. 2; x_anchor is x_base by default), and l2/2 ||w||²
+    over the weights w of x. After each step w <- sign(w) max(|w| - learning_rate l1, 0), the proximal step of
+    l1 ||w||_1: weights become exactly 0 (Beck and Teboulle 2009, eq. 1.5), where a subgradient would leave
+    them small.
+
+    `features` is `(examples, *shape)`, `targets` `(examples,)` or of survival `(examples, 2)`; `weights`,
+    where there are any, `(examples,)`; `steps`, `(steps, batch_size)`, holds indices into them.
     """
     transform = _transform(training)
+    near = base if anchor is None else anchor
 
     def objective(params: Params, indices: Array) -> tuple[Array, Array]:
         is_example = indices >= 0
         outputs = model.apply(params, features[indices])
-        losses = objectives.loss(target_kind, outputs, targets[indices])
-        loss_sum = jnp.sum(losses, where=is_example)
-        distance = sum(jnp.sum(jnp.square(leaf - base[path])) for path, leaf in params.items())
-        return loss_sum / is_example.sum() + training.proximal / 2 * distance, loss_sum
+        loss_sum = objectives.loss(
+            target_kind,
+            outputs,
+            targets[indices],
+            is_example,
+            ties=training.ties,
+            weights=None if weights is None else weights[indices],
+        )
+        distance = sum(jnp.sum(jnp.square(leaf - near[path])) for path, leaf in params.items())
+        size = sum(jnp.sum(jnp.square(leaf)) for path, leaf in params.items() if _is_weight(path))
+        penalty = training.proximal / 2 * distance + training.l2 / 2 * size
+        return loss_sum / is_example.sum() + penalty, loss_sum
 
     def step(
         state: tuple[Params, optax.OptState, Array], indices: Array
@@ -81,7 +104,8 @@ def client_update(
         params, optimizer_state, loss_sum = state
         gradient, batch_loss = jax.grad(objective, has_aux=True)(params, indices)
         updates, optimizer_state = transform.update(gradient, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state, loss_sum + batch_loss
+        params = _shrunk(optax.apply_updates(params, updates), training)
+        return params, optimizer_state, loss_sum + batch_loss
 
     def step_or_skip(state: tuple[Params, optax.OptState, Array], indices: Array):  # type: ignore[no-untyped-def]  # scan's own shape
         return jax.lax.cond((indices >= 0).any(), step, lambda state, _: state, state, indices), None
@@ -96,3 +120,22 @@ def _transform(training: LocalTraining) -> optax.GradientTransformation:
     if training.clip_norm is None:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(training.clip_norm), optimizer)
+
+
+def _is_weight(path: str) -> bool:
+    """Whether a leaf is one of those that are kept small: no bias, no scale."""
+    return path.rpartition("/")[2] == "weight"
+
+
+def _shrunk(params: Params, training: LocalTraining) -> Params:
+    """The parameters after the proximal step of the L1 penalty."""
+    if not training.l1:
+        return params
+    threshold = training.l1 * training.optimizer.learning_rate
+    return {
+        path: _toward_zero(leaf, threshold) if _is_weight(path) else leaf for path, leaf in params.items()
+    }
+
+
+def _toward_zero(leaf: Array, threshold: float) -> Array:
+    return jnp.sign(leaf) * jnp.maximum(jnp.abs(leaf) - threshold, 0.0)

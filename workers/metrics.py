@@ -5,13 +5,14 @@ from typing import Literal, TypeAlias
 
 from workers.models import TargetKind
 
-MetricName: TypeAlias = Literal["accuracy", "auroc", "log_loss", "mse", "r2"]
+MetricName: TypeAlias = Literal["accuracy", "auroc", "c_index", "log_loss", "mse", "r2"]
 Metrics: TypeAlias = dict[str, float | None]  # None: not defined on these examples (AUROC of a single class)
 
 METRICS: Mapping[TargetKind, tuple[MetricName, ...]] = {  # the first is the one that is watched
     "binary": ("auroc", "accuracy", "log_loss"),
     "multiclass": ("accuracy", "log_loss"),
     "regression": ("mse", "r2"),
+    "survival": ("c_index",),
 }
 LOWER_IS_BETTER: frozenset[MetricName] = frozenset({"log_loss", "mse"})
 

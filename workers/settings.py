@@ -10,6 +10,9 @@ from pydantic_core import ErrorDetails
 
 Settings = TypeVar("Settings", bound=type)
 
+# Of experiments, sites and data sets.
+Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+
 # Numbers as TOML and msgpack have them: no text, no truth values, nothing that a float cannot hold.
 PositiveInt: TypeAlias = Annotated[int, Strict(), Field(gt=0, lt=2**53)]
 NonNegativeInt: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**53)]
@@ -68,6 +71,10 @@ def _explain(mistake: ErrorDetails, given: object, kind: type | None) -> str:
             expected = "is not a field that is known here" + (f"; expected one of {known}" if known else "")
         case "string_pattern_mismatch":
             expected = "expected lower-case letters, digits and hyphens, at most 63"
+        case "value_error":
+            field, colon, told = mistake["msg"].removeprefix("Value error, ").partition(": ")
+            is_field = bool(path and colon and field.replace("_", "").replace(".", "").isalpha())
+            path, expected = ((*path, field), told) if is_field else (path, f"{field}{colon}{told}")
         case _:
             expected = mistake["msg"].removeprefix("Value error, ")
             expected = expected.replace("Input should", "should").replace("a valid tuple", "a list")
@@ -95,6 +102,8 @@ def _known_fields(kind: type, location: tuple[int | str, ...]) -> list[str]:
     """Names of the fields that the settings at this place of `kind` have."""
     members = _members(kind)
     for part in location:
+        if isinstance(part, int):  # a place in a list
+            continue
         chosen = [member for member in members if part in _tags(member)]
         members = chosen or [
             inner for member in members if part in _types(member) for inner in _members(_types(member)[part])
@@ -110,7 +119,7 @@ def _members(kind: Any) -> list[type]:
 
 
 def _tags(kind: type) -> list[object]:
-    return [field.default for field in dataclasses.fields(kind) if field.name in ("kind", "name")]
+    return [field.default for field in dataclasses.fields(kind) if field.name in ("kind", "name", "format")]
 
 
 def _types(kind: type) -> dict[Any, Any]:

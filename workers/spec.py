@@ -3,71 +3,23 @@
 Everything here is checked when it is made: from a file, from a message, or in code.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Discriminator, Field, Strict, Tag, model_validator
 
+from workers.data_settings import Data
 from workers.metrics import METRICS, MetricName
-from workers.models import Model, TargetKind
+from workers.models import ConvolutionalNetwork, Model, OwnModel, TargetKind
 from workers.optimizers import Optimizer, Sgd
-from workers.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, settings
+from workers.personal_settings import Baseline, Ditto, LocalLayers, Personal
+from workers.schema import Schema
+from workers.settings import Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, settings
 from workers.strategies import Strategy
 
-Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
-DatasetName: TypeAlias = Literal["breast-cancer", "diabetes", "digits", "iris", "two-hospitals", "wine"]
-
-# Known without loading a data set, so that a wrong experiment file is answered at once.
-TARGET_KINDS: Mapping[DatasetName, TargetKind] = {
-    "breast-cancer": "binary",
-    "diabetes": "regression",
-    "digits": "multiclass",
-    "iris": "multiclass",
-    "two-hospitals": "regression",
-    "wine": "multiclass",
-}
-
-
-@settings
-class Iid:
-    """Every site draws from the whole: equal sizes, the same mix."""
-
-    kind: Literal["iid"] = "iid"
-
-
-@settings
-class Dirichlet:
-    """Each class is spread over the sites by one draw of Dir(alpha): unequal sizes and label mixes.
-
-    The smaller alpha, the more unequal (Yurochkin et al. 2019, arXiv 1905.12022, section 4).
-    """
-
-    kind: Literal["dirichlet"] = "dirichlet"
-    alpha: PositiveFloat = 0.5
-    min_examples: PositiveInt = 10  # per site; drawn again until every site has them
-
-
-@settings
-class Natural:
-    """As the data set says: its first group of examples is the first site's, and so on."""
-
-    kind: Literal["natural"] = "natural"
-
-
-Partition: TypeAlias = Annotated[Iid | Dirichlet | Natural, Field(discriminator="kind")]
-
-
-@settings
-class Data:
-    """Which examples, who has which, how many are held out, how features are scaled."""
-
-    dataset: DatasetName
-    partition: Partition = Iid()
-    holdout: Annotated[float, Strict(), Field(gt=0, lt=1)] = (
-        0.25  # share of each site's examples, for evaluation
-    )
-    standardize: Literal["pooled", "none"] = "pooled"
+ClassWeights: TypeAlias = Literal["balanced"] | Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
 
 
 @settings
@@ -80,11 +32,23 @@ class LocalTraining:
     steps: PositiveInt | None = None  # ... or optimizer steps, whatever the number of examples
     proximal: NonNegativeFloat = 0.0  # μ of FedProx (Li et al. 2020, arXiv 1812.06127)
     clip_norm: PositiveFloat | None = None  # largest global norm of a step's gradient
+    l1: NonNegativeFloat = 0.0  # penalties on the weights of the model, not on its biases:
+    l2: NonNegativeFloat = 0.0  # l1 ||w||_1 + l2/2 ||w||², added to the mean loss
+    class_weights: ClassWeights | None = None  # by the site's own counts, or one number for each class
+    ties: Literal["efron", "breslow"] = "efron"  # of survival times
 
     @model_validator(mode="after")
     def _one_length(self) -> "LocalTraining":
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("expected either epochs or steps, and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _l1_has_its_step(self) -> "LocalTraining":
+        """Its proximal step ends at the minimum only after a step by the whole gradient."""
+        is_plain = isinstance(self.optimizer, Sgd) and not self.optimizer.momentum and self.clip_norm is None
+        if self.l1 and not is_plain:
+            raise ValueError("l1: is for the optimizer sgd, without momentum and clip_norm")
         return self
 
 
@@ -153,13 +117,15 @@ class Experiment:
 
     name: Name
     seed: NonNegativeInt = 0
-    sites: Annotated[tuple[Name, ...], Field(min_length=1, max_length=10_000)]
+    sites: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()  # by default those of data.file
     data: Data
     model: Model
     training: LocalTraining
     strategy: Strategy
     evaluation: Evaluation = Evaluation()
     stop: Stop
+    personal: Personal | None = None  # how each site comes to a model of its own
+    baselines: tuple[Baseline, ...] = ()  # what the sites' models are compared with
     # Trials on one machine: how slow each site is made, by its name or "default".
     seconds_per_order: dict[str, Seconds] = Field(default_factory=dict)
 
@@ -167,10 +133,16 @@ class Experiment:
     def _fits_together(self) -> "Experiment":
         if repeated := sorted({site for site in self.sites if self.sites.count(site) > 1}):
             raise ValueError(f"sites: expected each name once, got {', '.join(repeated)} again")
-        if unknown := sorted(set(self.seconds_per_order) - {*self.sites, "default"}):
+        if not self.sites and self.data.file is None:
+            raise ValueError("sites: expected at least one")
+        if unknown := self.sites and sorted(set(self.seconds_per_order) - {*self.sites, "default"}):
             raise ValueError(
                 f"seconds_per_order: {', '.join(unknown)} is not a site; expected one of "
                 f"{', '.join((*self.sites, 'default'))}"
+            )
+        if "pooled" in self.baselines and self.data.is_at_sites:
+            raise ValueError(
+                "baselines: pooled needs all examples in one place, and each site has its own at home"
             )
         buffer_size, updates = getattr(self.strategy, "buffer_size", 1), self.stop.updates
         if updates is not None and buffer_size > updates:
@@ -178,12 +150,13 @@ class Experiment:
                 f"strategy.buffer_size: {buffer_size} updates never come together when the run stops after "
                 f"stop.updates = {updates}"
             )
-        target_kind = TARGET_KINDS[self.data.dataset]
+        target_kind = self.target_kind
         if target_kind not in self.model.targets:
             raise ValueError(
                 f"model.kind: {self.model.kind} predicts {' or '.join(self.model.targets)} targets, and "
-                f"those of data.dataset = {self.data.dataset} are {target_kind}"
+                f"those of {self.data.origin} are {target_kind}"
             )
+        self._check_training()
         asked = [("evaluation.metric", self.evaluation.metric)]
         asked.append(("stop.target.metric", self.stop.target.metric if self.stop.target else None))
         for field, metric in asked:
@@ -194,10 +167,35 @@ class Experiment:
                 )
         return self
 
+    def _check_training(self) -> None:
+        """What of the training is not for every model and every kind of target."""
+        weights, target_kind = self.training.class_weights, self.target_kind
+        if weights is not None and target_kind not in ("binary", "multiclass"):
+            raise ValueError(f"training.class_weights: is for classes, and the targets are {target_kind}")
+        if isinstance(weights, tuple) and target_kind == "binary" and len(weights) != 2:
+            raise ValueError(f"training.class_weights: expected two numbers, got {len(weights)}")
+        if self.training.ties != "efron" and target_kind != "survival":
+            raise ValueError(f"training.ties: is for survival, and the targets are {target_kind}")
+        if isinstance(self.model, OwnModel):
+            if self.training.l1 or self.training.l2:
+                raise ValueError("training: l1 and l2 are for fedelta's own models")
+            if self.model.num_outputs is not None:
+                raise ValueError("model.num_outputs: is not to be given; the target says it")
+
     @property
     def target_kind(self) -> TargetKind:
         """What kind of target the data set has."""
-        return TARGET_KINDS[self.data.dataset]
+        return self.data.target_kind
+
+    @property
+    def keeps_own(self) -> bool:
+        """Whether a site keeps something of its own from one order to the next."""
+        return isinstance(self.personal, Ditto | LocalLayers)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The models that stand beside the global one in the results."""
+        return (*(("personal",) if self.personal else ()), *self.baselines)
 
     @property
     def watched_metric(self) -> MetricName:
@@ -211,30 +209,32 @@ class Experiment:
 
 
 @settings
-class Schema:
-    """What the examples look like, everywhere: it travels with the model."""
-
-    features: tuple[str, ...]
-    target: str
-    target_kind: TargetKind
-    classes: tuple[str, ...] = ()  # names of classes 0, 1, ...; empty for regression
-    mean: tuple[float, ...]  # features are standardized as (value - mean) / scale
-    scale: tuple[float, ...]
-
-    @property
-    def num_outputs(self) -> int:
-        """Columns of the model's output."""
-        return len(self.classes) if self.target_kind == "multiclass" else 1
-
-    def standardized(self, features: np.ndarray) -> np.ndarray:
-        """Raw features, `(examples, num_features)`, as the model wants them: float32."""
-        scaled: np.ndarray = (features - np.asarray(self.mean)) / np.asarray(self.scale)
-        return scaled.astype(np.float32)
-
-
-@settings
 class Spec:
     """What everybody who takes part reads once: the experiment and the schema of its examples."""
 
     experiment: Experiment
     schema: Schema
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Spec":
+        model, weights, classes = (
+            self.experiment.model,
+            self.experiment.training.class_weights,
+            self.schema.classes,
+        )
+        if isinstance(model, ConvolutionalNetwork) and self.schema.size is None:
+            raise ValueError(f"model.kind: {model.kind} is for images, and the examples are rows of a table")
+        if isinstance(weights, tuple) and len(weights) != len(classes):
+            raise ValueError(
+                f"training.class_weights: expected {len(classes)} numbers, for {', '.join(classes)}; "
+                f"got {len(weights)}"
+            )
+        return self
+
+    @property
+    def model(self) -> Model:
+        """The experiment's model; a user's own knows how many outputs the target needs."""
+        model = self.experiment.model
+        if isinstance(model, OwnModel):
+            return dataclasses.replace(model, num_outputs=self.schema.num_outputs)
+        return model

@@ -4,6 +4,7 @@ The file has every submission and every commit in order. What a row of the histo
 strategy itself, from the initial model; every model and memory that was stored must be the same bytes.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -11,6 +12,7 @@ from typing import NoReturn
 from tasks import codec, keys, messages
 from tasks.messages import Event, HistoryRow, Order, Submission
 from tasks.state import Head, SiteRecord
+from tasks.turn import ASKED
 from tests.faults.aof import Unit
 from workers.errors import MalformedMessage
 from workers.params import Params
@@ -229,8 +231,18 @@ class Judge:
             self._submissions.pop(site, None)
             if order.sequence <= self._newest.get(site, 0):
                 _disagree("an order's number is new", order.id)
-        elif (old.issued, old.base_version, old.seed) != (order.issued, order.base_version, order.seed):
+        elif dataclasses.replace(old, attempt=order.attempt) != order:
             _disagree("what is asked never changes", f"{order}, before {old}")
+        if self.found.head is not None and order.asks != ASKED[self.found.head.phase]:
+            _disagree("what is asked fits the phase", f"{order} while {self.found.head.phase}")
+        self._check_what_counts(order)
+
+    def _check_what_counts(self, order: Order) -> None:
+        """An order names its experiment by when it began, and how many of its site's updates count."""
+        updates = sum(row.site == order.site for row in self.found.rows)
+        began = self.found.head.started if self.found.head else order.begun
+        if (order.begun, order.updates) != (began, updates):
+            _disagree("an order says what counts so far", f"{order}: began {began}, {updates} updates")
 
     def _check(self, changes: list[tuple[str, str, str, bytes]], rows: list[HistoryRow]) -> None:
         """After a commit: what is stored is what the history says."""

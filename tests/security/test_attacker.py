@@ -36,7 +36,7 @@ from tests.security.trial import (
     hospital,
 )
 from workers.errors import SettingsError
-from workers.spec import Name
+from workers.settings import Name
 
 # What Celery would use by default, and the channels.
 CELERY = [

@@ -1,0 +1,1 @@
+"""What fedelta reaches, measured: how good the models are, how fast the machine is."""

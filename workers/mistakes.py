@@ -1,0 +1,83 @@
+"""What is wrong with a file of examples: all at once, and never more of it told than who asks may know."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workers.errors import DataError
+
+MAX_SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """One thing in a file that is not as it should be."""
+
+    file: Path
+    row: int | None = None  # 1 is the first below the line of names
+    column: str = ""  # as the study calls it ...
+    here: str = ""  # ... and the file
+    expected: str  # nothing that stands in the file is in it
+    found: str = ""  # this is for its owner alone
+
+    @property
+    def place(self) -> str:
+        """Where, without the file."""
+        row = "" if self.row is None else f"row {self.row}"
+        return ", ".join(filter(None, (row, f"column {self.column}" if self.column else "")))
+
+    @property
+    def told(self) -> str:
+        """Where, and what was expected."""
+        return ": ".join(filter(None, (self.place, f"expected {self.expected}")))
+
+    def __str__(self) -> str:
+        """All of it, for the owner of the file."""
+        called = f" ({self.here} here)" if self.here not in ("", self.column) else ""
+        where = f"{self.file}, {self.place}{called}" if self.place else f"{self.file}"
+        return f"{where}: expected {self.expected}" + (f", found {self.found}" if self.found else "")
+
+
+@dataclass
+class Mistakes:
+    """The first mistakes in a data set, and how many there are."""
+
+    name: str | None  # of a site's own data set
+    file: Path
+    first: list[Mistake] = field(default_factory=list)
+    total: int = 0
+
+    def add(
+        self,
+        expected: str,
+        found: str = "",
+        *,
+        row: int | None = None,
+        column: str = "",
+        here: str = "",
+        file: Path | None = None,
+    ) -> None:
+        """Note one."""
+        self.total += 1
+        if len(self.first) < MAX_SHOWN:
+            mistake = Mistake(
+                file=file or self.file, row=row, column=column, here=here, expected=expected, found=found
+            )
+            self.first.append(mistake)
+
+    def refuse(self) -> None:
+        """Raise DataError if there is any."""
+        if self.total:
+            raise self.error()
+
+    def error(self) -> DataError:
+        """What to raise: of a site's own data set, without anything that stands in its files."""
+        more = f" (and {self.total - 1} more)" if self.total > 1 else ""
+        if self.name is None:
+            return DataError(f"{self.first[0]}{more}")
+        told = f"data set {self.name}: {self.first[0].told}{more}"
+        return DataError(f"{told}; at the site, fedelta check says what was found")
+
+    def unreadable(self, expected: str, found: str = "", file: Path | None = None) -> DataError:
+        """What to raise when there is no going on."""
+        self.add(expected, found, file=file)
+        return self.error()
