@@ -37,6 +37,6 @@ class Offers:
     def _measure(self) -> None:
         for name, source in self._sources.items():
             try:
-                self._sizes[name] = (1, 1)
+                self._sizes[name] = sources.size(source)
             except FedeltaError as error:
                 logger.error("%s", error)

@@ -67,8 +67,8 @@ def test_the_sites_file_has_no_data_sets_yet_but_says_how_to_name_them(east):
     text = path.read_text()
     commented = text[text.index("# [[datasets]]") :]
     (path.parent / "data.csv").touch()
-    shown = commented.replace("# ", "").replace("/data/stroke.csv", "data.csv")
-    path.write_text(text + shown)
+    lines = [line.removeprefix("# ") for line in commented.splitlines()]
+    path.write_text(text + "\n".join(lines).replace("/data/stroke.csv", "data.csv"))
     assert site_file.read(path).sources["stroke"].here("sex") == "GESCHLECHT"
 
 

@@ -104,6 +104,8 @@ def test_without_a_window_the_smallest_number_is_black_and_the_largest_white(tmp
     found = one(tmp_path, stored, bits=16)[..., 0]
     low, high = stored.min(), stored.max()
     np.testing.assert_allclose(found, (stored - low) / (high - low), atol=1e-6)
+    small = one(tmp_path, stored, bits=16, RescaleSlope=1e-4, RescaleIntercept=0)[..., 0]
+    np.testing.assert_allclose(small, found, atol=1e-6)
     assert not one(tmp_path, np.full((28, 28), 7, np.uint16)).any()
 
 

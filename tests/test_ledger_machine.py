@@ -295,24 +295,23 @@ class Ledgers(RuleBasedStateMachine):
                     new = Turn.commit(turn, **arguments)
                 except Conflict:
                     return
-            self.taken_back += [
-                f"{site}/{turn.state.sites[site].sequence}"
-                for site in turn.state.outstanding
-                if new.sites[site].is_owed
-            ]
-            if turn.state.head.phase != "running" or (self.is_personal and new.head.phase == "finishing"):
-                self.taken_back += self.ended_without_a_row(turn.state, new, arguments)
+            self.taken_back += self.ended_without_a_row(turn.state, new, arguments)
             self.listen()
 
     def ended_without_a_row(self, old, new, arguments):
-        """Orders that told something else than an update, or gave way to one for the site's own model."""
-        refused = {event.site for event in arguments.get("events", ()) if event.kind == "refused"}
-        trained = {row.site for row in arguments.get("history", ())}
+        """Orders taken back; before and after training those that told something else than an update."""
+        told = {row.site for row in arguments.get("history", ())}
+        told |= {event.site for event in arguments.get("events", ()) if event.kind == "refused"}
+        may_end = old.head.phase != "running" or (self.is_personal and new.head.phase == "finishing")
+        ended = [
+            site
+            for site in old.outstanding
+            if new.sites[site].base_version is None or new.sites[site].sequence > old.sites[site].sequence
+        ]
         return [
             f"{site}/{old.sites[site].sequence}"
-            for site in old.outstanding
-            if site not in refused | trained and not new.sites[site].is_owed
-            if new.sites[site].base_version is None or new.sites[site].sequence > old.sites[site].sequence
+            for site in ended
+            if site not in told and (may_end or new.sites[site].is_owed)
         ]
 
     @rule(site=st.sampled_from(SITES))

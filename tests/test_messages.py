@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import codec, messages
-from tasks.messages import Announcement, EvaluationRow, Event, HistoryRow, MetricsRow, Order, Submission
+from tasks.messages import (
+    Announcement,
+    EvaluationRow,
+    Event,
+    HistoryRow,
+    MetricsRow,
+    Offer,
+    Order,
+    Submission,
+)
 from tasks.state import Head, SiteRecord
 from workers.data_settings import Data, Dirichlet
 from workers.errors import MalformedMessage
@@ -58,7 +67,11 @@ HISTORY_ROW = HistoryRow(
     seconds=0.1,
 )
 FLAT = [
-    Announcement(seen=1.75e9, software="fedelta 0.1.0"),
+    Announcement(
+        seen=1.75e9,
+        software="fedelta 0.1.0",
+        datasets=[Offer(name="heart", format="csv", num_examples=303, num_columns=14)],
+    ),
     ORDER,
     Submission(order="lakeside/3", issued=ISSUED, error="the file is not there: «Akte»"),
     HISTORY_ROW,

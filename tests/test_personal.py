@@ -310,3 +310,9 @@ def test_done_again_everything_is_the_same_bit_for_bit_and_what_was_given_is_unc
     assert_same_bits(given, base)
     other = personal.carry_out(spec, given, own, examples, seed=4)
     assert not np.array_equal(one.delta["weight"], other.delta["weight"])
+
+
+def test_fine_tuning_with_another_optimizer_is_refused_where_that_has_no_step_for_l1():
+    tuning = {"kind": "fine-tuning", "optimizer": {"name": "adam", "learning_rate": 0.1}}
+    with pytest.raises(ValueError, match=r"personal.optimizer: training.l1 is for the training's own"):
+        make_spec(training={"l1": 0.1}, personal=tuning)

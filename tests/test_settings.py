@@ -222,7 +222,7 @@ def test_a_mistake_is_one_line_with_its_written_path_what_was_expected_and_what_
     assert explained(changed(**{part: written})) == [line]
 
 
-@pytest.mark.parametrize("part", EXPERIMENT.keys() - {"sites"})  # which a trial's table may name
+@pytest.mark.parametrize("part", sorted(EXPERIMENT.keys() - {"sites"}))  # which a trial's table may name
 def test_a_part_that_is_missing_is_named(part):
     written = changed()
     del written[part]

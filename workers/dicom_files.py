@@ -107,8 +107,8 @@ def _windowed(values: np.ndarray, found: pydicom.FileDataset, source: DicomSourc
     elif found.get("WindowCenter") is not None and found.get("WindowWidth") is not None:
         centre, width = _first(found.WindowCenter), _first(found.WindowWidth)
     else:
-        low, high = values.min(), values.max()
-        return (values - low) / max(high - low, 1.0)
+        low, high = float(values.min()), float(values.max())
+        return np.asarray((values - low) / ((high - low) or 1.0))
     if function == "SIGMOID":
         return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
     if function == "LINEAR":

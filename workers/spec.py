@@ -14,7 +14,7 @@ from workers.data_settings import Data
 from workers.metrics import METRICS, MetricName
 from workers.models import ConvolutionalNetwork, Model, OwnModel, TargetKind
 from workers.optimizers import Optimizer, Sgd
-from workers.personal_settings import Baseline, Ditto, LocalLayers, Personal
+from workers.personal_settings import Baseline, Ditto, FineTuning, LocalLayers, Personal
 from workers.schema import Schema
 from workers.settings import Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, settings
 from workers.strategies import Strategy
@@ -176,6 +176,9 @@ class Experiment:
             raise ValueError(f"training.class_weights: expected two numbers, got {len(weights)}")
         if self.training.ties != "efron" and target_kind != "survival":
             raise ValueError(f"training.ties: is for survival, and the targets are {target_kind}")
+        tunes = isinstance(self.personal, FineTuning) and self.personal.optimizer is not None
+        if tunes and self.training.l1:
+            raise ValueError("personal.optimizer: training.l1 is for the training's own optimizer")
         if isinstance(self.model, OwnModel):
             if self.training.l1 or self.training.l2:
                 raise ValueError("training: l1 and l2 are for fedelta's own models")
