@@ -48,7 +48,8 @@ def write(
     unfinished.unlink(missing_ok=True)
     unfinished.touch(mode=0o600)
     with tarfile.open(unfinished, "w:gz") as archive:
-        for name in (site, f"{site}/data"):  # the latter for examples, if they are nowhere else
+        # For examples, if they are nowhere else, and for the models that stay with the hospital.
+        for name in (site, f"{site}/data", f"{site}/personal"):
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode, folder.mtime = tarfile.DIRTYPE, 0o700, int(time.time())
             archive.addfile(folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tasks import environment
+from tasks import environment, site_file
 from tasks.messages import Order
 from workers import model_file
 from workers.errors import MalformedMessage
@@ -97,4 +97,5 @@ def _folder(experiment: str, site: str) -> Path:
     for name in (experiment, site):
         if not NAME.fullmatch(name):
             raise MalformedMessage(f"expected the name of an experiment or a site, got {name!r:.80}")
-    return environment.personal_dir() / experiment / site
+    own = site_file.current()
+    return (own.personal if own else environment.personal_dir()) / experiment / site

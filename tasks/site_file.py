@@ -3,6 +3,7 @@
 name = "lakeside"
 min_count = 10                      # it tells no numbers of fewer examples than this
 models = ["hospital_models:small"]  # functions of other people's that may run here
+personal = "personal"               # the folder of the models that are this hospital's own
 
 [connection]                        # see `tasks.connection`
 
@@ -38,6 +39,7 @@ class SiteFile:
     name: Name
     min_count: PositiveInt = MIN_COUNT
     models: tuple[Text, ...] = ()
+    personal: Path = Path("personal")
     connection: object = None
     datasets: tuple[Source, ...] = Field(default=(), max_length=MAX_DATASETS)
 
@@ -85,7 +87,7 @@ def read(path: Path) -> SiteFile:
     located = [_located(source, folder) for source in found.datasets]
     if mistakes := [mistake for place, source in enumerate(located) for mistake in _absent(place, source)]:
         raise _refusal(path, mistakes)
-    return dataclasses.replace(found, datasets=tuple(located))
+    return dataclasses.replace(found, datasets=tuple(located), personal=folder / found.personal)
 
 
 def _located(source: Source, folder: Path) -> Source:

@@ -17,7 +17,7 @@ def east(own_centre):
     return own_centre
 
 
-FOLDERS = ("east", "east/data")
+FOLDERS = ("east", "east/data", "east/personal")
 
 
 def files(folder):
