@@ -24,7 +24,6 @@ console = Console(markup=False, highlight=False, soft_wrap=True)
 def worker(sites: Sequence[str]) -> None:
     """Become the worker of the site of this file, or of these sites."""
     files = [Path(site) for site in sites if site.endswith(".toml")]
-    environment.set_site_file(files[0] if files else None)
     if not files:
         for site in sites:
             access.check_site(site)
@@ -35,6 +34,7 @@ def worker(sites: Sequence[str]) -> None:
         sites = [site_name(files[0])]
         if found.connection is not None or not environment.broker_url():  # a trial has a Redis without TLS
             use_connection(files[0])
+    environment.set_site_file(files[0] if files else None)
     _become(children.worker(sites))
 
 

@@ -7,35 +7,17 @@ at each site into `pooled.json`.
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.lazily import lazily
 from orchestrator.pictures import read_table
 from orchestrator.runs import Run
 from tasks import environment
-from workers import model_file, originals, scoring
-from workers.errors import FedeltaError, Unavailable
+from workers import data, inference, model_file, originals, personal, scoring
+from workers.errors import FedeltaError
 from workers.metrics import Metrics
 from workers.models import own
-
-data = lazily("workers.data")
-inference = lazily("workers.inference")
-personal = lazily("workers.personal")
-
-
-def compare(run: Run) -> None:
-    """Train the baseline of a run whose tables and model are written.
-
-    Raises:
-        Unavailable: it failed.
-    """
-    command = [sys.executable, "-m", "orchestrator.pooled", str(run.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Unavailable(f"the pooled baseline of {run.name} could not be trained: {done.stderr.strip()}")
 
 
 def measure(run: Run) -> Mapping[str, Metrics]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from orchestrator import pooled, summary
+from orchestrator import summary
 from orchestrator.clock import Clock
 from orchestrator.runs import Run
 from tasks import progress
@@ -56,10 +56,10 @@ def _compare_with_pooled(run: Run) -> None:
     """Train the baseline, once; if that fails, the run has its other results all the same."""
     if run.pooled is not None:
         return
-    try:
-        pooled.compare(run)
-    except Unavailable as error:
-        logger.error("%s: %s", run.name, error)
+    command = [sys.executable, "-m", "orchestrator.pooled", str(run.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        logger.error("%s: the pooled baseline could not be trained: %s", run.name, done.stderr.strip())
 
 
 def report(run: Run) -> None:

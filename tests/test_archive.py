@@ -324,7 +324,7 @@ HOSTILE = {
     "another site": (spec_with(experiment__sites=["b", "ab", "c"]), "evaluations/b: is missing"),
     "features without a mean": (
         spec_with(schema__preprocessing=EMPTY),
-        "spec: Spec: schema: preprocessing: expected numbers for each of 1 inputs",
+        "spec: Spec: schema.preprocessing: expected numbers for each of 1 inputs",
     ),
     "a layer without end": (spec_with(**MLP), "model: expected more than 119 bytes, by the spec"),
     "layers too wide": (spec_with(**WIDE), "model: expected more than 119 bytes, by the spec"),

@@ -11,7 +11,7 @@ from tests.test_live import STARTED, event, progress_of, site
 
 
 def test_every_kind_of_event_is_a_fault_but_those_of_peoples_hands():
-    assert set(get_args(EventKind)) - set(faults.WORDS) == {"finished", "resumed", "imported"}
+    assert set(get_args(EventKind)) - set(faults.WORDS) == {"described", "finished", "resumed", "imported"}
 
 
 def test_a_healthy_run_has_none():

@@ -1,4 +1,4 @@
-"""Hospitals with their own files: real workers, each with its site.toml, a coordinator, and the command line."""
+"""Hospitals with files of their own: real workers with their site.toml, a coordinator, the command line."""
 
 import csv
 import json
@@ -110,7 +110,9 @@ def pooled(folder):
     for name in HOSPITALS:
         with (folder / name / "heart.csv").open(newline="") as file:
             for row in csv.DictReader(file, COLUMNS):
-                rows.append([float("nan") if row[column] == "?" else float(row[column]) for column in COLUMNS])
+                rows.append(
+                    [float("nan") if row[column] == "?" else float(row[column]) for column in COLUMNS]
+                )
     return np.array(rows)
 
 
@@ -168,4 +170,3 @@ def test_a_hospital_whose_file_is_wrong_says_so_without_a_value_of_it_and_the_ot
     details = [event.detail for event in progress.events(client, "hearts") if event.kind == "refused"]
     assert len(details) == 5 and all("row 7" in detail and "age" in detail for detail in details)
     assert not any("sixty" in detail for detail in details)
-

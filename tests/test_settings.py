@@ -91,8 +91,8 @@ def test_the_experiment_that_the_other_tests_spoil_is_right():
             "data",
             {"dataset": "mnist"},
             "data.dataset: expected one of 'breast-cancer', 'breastmnist', 'diabetes', 'digits', "
-            "'heart-disease', 'iris', 'khan', 'pneumoniamnist', 'tcga-brca', 'two-hospitals', 'wine', or a layout "
-            "of what the sites have; got 'mnist'",
+            "'heart-disease', 'iris', 'khan', 'pneumoniamnist', 'tcga-brca', 'two-hospitals', 'wine', or a "
+            "layout of what the sites have; got 'mnist'",
         ),
         # A number that is out of its range, or none.
         (
