@@ -1,6 +1,7 @@
 """The experiment file that a person writes: TOML to `workers.spec.Experiment`, or its mistakes; and back."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from workers.errors import ExperimentError
 from workers.settings import explain
 from workers.spec import Experiment
+
+BARE = re.compile(r"[A-Za-z0-9_-]+")  # keys that need no quotes
 
 
 def read(path: Path) -> Experiment:
@@ -50,12 +53,16 @@ def text(experiment: Experiment) -> str:
     lines = [f"{name} = {_toml(value)}" for name, value in fields.items() if not isinstance(value, dict)]
     for name, table in fields.items():
         if isinstance(table, dict):
-            lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+            lines += ["", f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    return name if BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)
 
 
 def _toml(value: Any) -> str:
     """A value in one line; numbers, truth and the texts of an experiment are written as in JSON."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
-    return json.dumps(value)
+        return "{ " + ", ".join(f"{_key(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)  # an escaped surrogate is no TOML

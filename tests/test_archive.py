@@ -754,3 +754,12 @@ def place(tmp_path):
     place = Place(tmp_path)
     yield place
     place.end()
+
+
+def test_the_text_of_an_experiment_has_names_of_any_kind_in_it():
+    read = experiment.read(next(path for path in EXAMPLES if path.stem == "own-data"))
+    classes = {"dead or dependent": ("1", "2"), 'says "né" 😀': ("3",)}
+    target = dataclasses.replace(read.data.layout.target, classes=classes)
+    layout = dataclasses.replace(read.data.layout, target=target)
+    changed = dataclasses.replace(read, data=dataclasses.replace(read.data, layout=layout))
+    assert experiment.parse(experiment.text(changed), "x") == changed
