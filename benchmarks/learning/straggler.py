@@ -14,7 +14,7 @@ from benchmarks.learning.study import Outcome
 MIN_PATIENTS = 247  # eight hospitals have as many
 SLOWEST = "134"
 SECONDS = 0.2
-ROUNDS = 20  # of FedAvg, whose best AUROC is the one to be reached
+ROUNDS = 15  # of FedAvg, whose best AUROC is the one to be reached
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "FedAvg": {"kind": "fedavg"},
@@ -33,7 +33,7 @@ def settings(strategy: dict[str, Any], straggling: float) -> dict[str, Any]:
         "name": f"straggler-{strategy['kind']}",
         "training": {"optimizer": {"name": "sgd", "learning_rate": 0.003}, "batch_size": 16, "steps": 5},
         "evaluation": {"every": 1 if strategy["kind"] == "fedavg" else 8},
-        "stop": {"versions": ROUNDS} if strategy["kind"] == "fedavg" else {"seconds": 40.0},
+        "stop": {"versions": ROUNDS} if strategy["kind"] == "fedavg" else {"seconds": 30.0},
         "seconds_per_order": {"default": delay, SLOWEST: slow},
     }
 
