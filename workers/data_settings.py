@@ -65,22 +65,10 @@ Partition: TypeAlias = Annotated[Iid | Dirichlet | Natural, Field(discriminator=
 
 
 @settings
-class ClassTarget:
-    """A column that tells classes apart, and which of its values mean which class; class 0 is the first."""
+class _OneColumn:
+    """A target that is one column."""
 
-    kind: Literal["binary", "multiclass"]
     column: Text
-    classes: Annotated[dict[Text, Values], Field(min_length=2)]
-    others: Literal["refuse", "drop"] = "refuse"  # rows whose value is none of these
-
-    @model_validator(mode="after")
-    def _are_apart(self) -> "ClassTarget":
-        if self.kind == "binary" and len(self.classes) != 2:
-            raise ValueError(f"classes: expected two of a binary target, got {len(self.classes)}")
-        values = [value for meant in self.classes.values() for value in meant]
-        if twice := sorted({value for value in values if values.count(value) > 1}):
-            raise ValueError(f"classes: expected each value once, got {', '.join(twice)} again")
-        return self
 
     @property
     def name(self) -> str:
@@ -94,21 +82,28 @@ class ClassTarget:
 
 
 @settings
-class NumberTarget:
+class ClassTarget(_OneColumn):
+    """A column that tells classes apart, and which of its values mean which class; class 0 is the first."""
+
+    kind: Literal["binary", "multiclass"]
+    classes: Annotated[dict[Text, Values], Field(min_length=2)]
+    others: Literal["refuse", "drop"] = "refuse"  # rows whose value is none of these
+
+    @model_validator(mode="after")
+    def _are_apart(self) -> "ClassTarget":
+        if self.kind == "binary" and len(self.classes) != 2:
+            raise ValueError(f"classes: expected two of a binary target, got {len(self.classes)}")
+        values = [value for meant in self.classes.values() for value in meant]
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"classes: expected each value once, got {', '.join(twice)} again")
+        return self
+
+
+@settings
+class NumberTarget(_OneColumn):
     """A column of numbers."""
 
     kind: Literal["regression"]
-    column: Text
-
-    @property
-    def name(self) -> str:
-        """What is predicted."""
-        return self.column
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that it needs."""
-        return (self.column,)
 
 
 @settings
