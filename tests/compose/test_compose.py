@@ -67,7 +67,7 @@ def test_the_image_has_no_compiler_no_cache_no_secret_and_no_root(demo: Demo):
     )
     assert found.split() == ["10001"]
     (image,) = json.loads(command("docker", "image", "inspect", demo.image))
-    assert image["Size"] < 1.2e9
+    assert image["Size"] < 1.3e9  # jaxlib is 0.35 of it, polars (for Parquet) 0.17
 
 
 def test_four_hospitals_train_and_the_results_are_in_the_volume(demo: Demo):
