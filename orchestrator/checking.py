@@ -163,8 +163,9 @@ def _show(site: str, file: Path, checked: Iterable[Checked]) -> None:
             console.print(line, soft_wrap=True)
         for mistake in one.mistakes:
             console.print(str(mistake), style="red", soft_wrap=True)
-        if one.num_mistakes > len(one.mistakes):
-            console.print(f"and {one.num_mistakes - len(one.mistakes)} more", style="red")
+        told = sum(1 + mistake.others for mistake in one.mistakes)
+        if one.num_mistakes > told:
+            console.print(f"and {one.num_mistakes - told} more", style="red")
     if not num_shown:
         console.print(f"{file} has no [[datasets]]: docs/data.md says how to write one", soft_wrap=True)
 

@@ -1,5 +1,6 @@
 """What is wrong with a file of examples: all at once, and never more of it told than who asks may know."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class Mistake:
     here: str = ""  # ... and the file
     expected: str  # nothing that stands in the file is in it
     found: str = ""  # this is for its owner alone
+    others: int = 0  # later rows with the very same
 
     @property
     def place(self) -> str:
@@ -34,17 +36,20 @@ class Mistake:
         """All of it, for the owner of the file."""
         called = f" ({self.here} here)" if self.here not in ("", self.column) else ""
         where = f"{self.file}, {self.place}{called}" if self.place else f"{self.file}"
-        return f"{where}: expected {self.expected}" + (f", found {self.found}" if self.found else "")
+        again = f", and so in {self.others} more row{'s' * (self.others > 1)}" if self.others else ""
+        found = f", found {self.found}" if self.found else ""
+        return f"{where}: expected {self.expected}{found}{again}"
 
 
 @dataclass
 class Mistakes:
-    """The first mistakes in a data set, and how many there are."""
+    """The first mistakes in a data set, each kind once, and how many there are."""
 
     name: str | None  # of a site's own data set
     file: Path
     first: list[Mistake] = field(default_factory=list)
     total: int = 0
+    _places: dict[tuple[object, ...], int] = field(default_factory=dict)  # of each kind, in `first`
 
     def add(
         self,
@@ -58,10 +63,15 @@ class Mistakes:
     ) -> None:
         """Note one."""
         self.total += 1
-        if len(self.first) < MAX_SHOWN:
-            mistake = Mistake(
-                file=file or self.file, row=row, column=column, here=here, expected=expected, found=found
-            )
+        mistake = Mistake(
+            file=file or self.file, row=row, column=column, here=here, expected=expected, found=found
+        )
+        kind = (mistake.file, column, here, expected, found, row is None)
+        if kind in self._places:
+            known = self.first[self._places[kind]]
+            self.first[self._places[kind]] = dataclasses.replace(known, others=known.others + 1)
+        elif len(self.first) < MAX_SHOWN:
+            self._places[kind] = len(self.first)
             self.first.append(mistake)
 
     def refuse(self) -> None:
