@@ -11,11 +11,11 @@ FILE = Path("/data/hearts.csv")
 def test_the_same_mistake_in_many_rows_is_one_line_and_each_row_counts():
     mistakes = Mistakes(name="heart", file=FILE)
     for row in (1, 4, 7):
-        mistakes.add("one of F, M", "'1'", row=row, column="sex", here="geschlecht")
-    mistakes.add("one of F, M", "'0'", row=9, column="sex", here="geschlecht")
+        mistakes.add("one of F, M", "'1'", row=row, column="sex", here="sexe")
+    mistakes.add("one of F, M", "'0'", row=9, column="sex", here="sexe")
     assert [str(mistake) for mistake in mistakes.first] == [
-        f"{FILE}, row 1, column sex (geschlecht here): expected one of F, M, found '1', and so in 2 more rows",
-        f"{FILE}, row 9, column sex (geschlecht here): expected one of F, M, found '0'",
+        f"{FILE}, row 1, column sex (sexe here): expected one of F, M, found '1', and so in 2 more rows",
+        f"{FILE}, row 9, column sex (sexe here): expected one of F, M, found '0'",
     ]
     assert mistakes.total == 4
 
