@@ -20,7 +20,6 @@ from workers.spec import Experiment, Spec
 from workers.standardization import Preprocessing
 
 Sources: TypeAlias = Mapping[str, Source]  # a site's own data sets, by the names in its site.toml
-CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +61,8 @@ def schema_of(data: Data) -> Schema:
             classes=dataset.classes,
         )
     image = layout.image
-    channels = CHANNELS[image.channels] if image else ()
     return Schema(
-        features=layout.features or channels,
+        features=layout.feature_names,
         categories=layout.categories,
         drop_first=layout.drop_first,
         size=(image.height, image.width) if image else None,

@@ -128,6 +128,9 @@ class SurvivalTarget:
 TargetColumn: TypeAlias = Annotated[ClassTarget | NumberTarget | SurvivalTarget, Field(discriminator="kind")]
 
 
+CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
+
+
 @settings
 class ImageSize:
     """To what the images of every site are brought."""
@@ -163,6 +166,11 @@ class Layout:
         if leaking := sorted(set(self.target.columns) & set(self.features)):
             raise ValueError(f"features: {', '.join(leaking)} is the target")
         return self
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The columns, or an image's channels."""
+        return CHANNELS[self.image.channels] if self.image else self.features
 
     @property
     def classes(self) -> tuple[str, ...]:

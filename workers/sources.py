@@ -18,8 +18,6 @@ from workers.tables import Table, Wanted
 
 __all__ = ["Source"]
 
-CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
-
 
 class Loader(Protocol):
     """The module that reads the files of a format; whatever it finds wrong, it notes in `mistakes`."""
@@ -96,7 +94,7 @@ def read(
     return Dataset(
         features=pixels if features is None else features[rows],
         targets=targets[rows],
-        feature_names=CHANNELS[layout.image.channels] if layout.image else layout.features,
+        feature_names=layout.feature_names,
         target_name=layout.target.name,
         classes=layout.classes,
         categories=layout.categories,

@@ -21,6 +21,11 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "FedBuff": {"kind": "fedbuff", "buffer_size": 8},
 }
 
+COLUMNS = (
+    *("", "", "global, all images", "pooled, all images", "published"),
+    *("global, at the hospitals", "personal", "alone"),
+)
+
 
 def settings(dataset: str, strategy: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The experiment."""
@@ -70,8 +75,7 @@ def main() -> None:
                     ),
                 )
             )
-    columns = ("", "", "global", "pooled", "published, pooled", "global", "personal", "alone")
-    study.publish("medmnist", study.table(columns, rows))
+            study.publish("medmnist", study.table(COLUMNS, rows))
 
 
 if __name__ == "__main__":
