@@ -288,7 +288,7 @@ def test_all_mistakes_of_a_table_are_shown_at_once_and_none_of_its_cells_travels
 
 
 def test_of_many_mistakes_the_first_are_kept_and_all_are_counted(tmp_path):
-    path = written(tmp_path, "x,y", *["no,1"] * 100)
+    path = written(tmp_path, "x,y", *(f"no{row},1" for row in range(100)))
     found = Mistakes("a", path)
     with pytest.raises(DataError, match="and 99 more"):
         sources.read(CsvSource(name="a", path=path), NUMBER, mistakes=found)
