@@ -98,7 +98,7 @@ def test_for_a_script_there_is_json(tmp_path, check):
     assert (bad["num_examples"], bad["num_mistakes"]) == (None, 1)
     assert bad["mistakes"][0] == {
         "file": str(tmp_path / "bad.csv"), "row": 2, "column": "", "here": "",
-        "expected": "2 fields", "found": "1",
+        "expected": "2 fields", "found": "1", "others": 0,
     }  # fmt: skip
 
 
