@@ -108,6 +108,8 @@ def table(found: Mapping[str, Any], run: Run) -> RenderableType:
         f"{found['applied']} updates and {found['versions']} versions in {found['seconds']:.1f} s\n"
         f"first update {_shown(found['first_update_seconds'])} s after the command"
     )
+    if idle := [site for site, facts in found["sites"].items() if not facts["updates"]]:
+        outline += f"\nno update of {', '.join(idle)} is in the model"
     how = f"fedelta resume {found['name']} goes on" if found["outcome"] in ("stopped", "failed") else ""
     own = _own_models_table(found)
     return Group(outline, *_faults(found), "", metrics, *own, "", f"report: {run.folder}/report.html", how)

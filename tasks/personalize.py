@@ -33,7 +33,7 @@ def personalize(ledger: SiteLedger, experiment: str, order: Order, lease: Lease)
         saved = own_models.save(experiment, order, part.spec, model)
         logger.info("%s %s: the site's own model is %s", experiment, order.id, saved)
         metrics |= {f"personal {name}": value for name, value in measured(part, model).items()}
-    if "alone" in written.baselines:
+    if "alone" in written.baselines and order.updates:
         model = personal.alone(part.spec, examples, order.updates, order.seed)
         metrics |= {f"alone {name}": value for name, value in measured(part, model).items()}
     seconds = time.monotonic() - begun

@@ -95,7 +95,7 @@ def test_for_a_script_there_is_json(tmp_path, check):
     assert heart["columns"][-1] == {
         "name": "num", "kind": "numeric", "num_missing": 0, "values": "0 to 4, median 0",
     }  # fmt: skip
-    assert (bad["num_examples"], bad["num_mistakes"]) == (None, 1)
+    assert (bad["num_examples"], bad["num_mistakes"]) == (2, 1)
     assert bad["mistakes"][0] == {
         "file": str(tmp_path / "bad.csv"), "row": 2, "column": "", "here": "",
         "expected": "2 fields", "found": "1", "others": 0,

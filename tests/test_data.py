@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from workers import data, datasets
-from workers.data_settings import Data, Dirichlet, Natural
+from workers.data_settings import Data, Dirichlet, Layout, Natural, NumberTarget
 from workers.datasets import LOADERS, Dataset
 from workers.errors import DataError
 from workers.models import LinearRegression, LogisticRegression
@@ -182,3 +184,17 @@ def test_hospitals_that_are_called_by_their_names_have_their_own_examples_in_wha
     assert sizes == {"cleveland": 199, "hungarian": 172, "switzerland": 30, "va": 85}
     experiment = experiment_of("heart-disease", sites=("a", "b", "c", "d"), holdout="given")
     assert [len(data.parts(experiment, site)[0]) for site in experiment.sites] == [199, 172, 30, 85]
+
+
+def test_a_site_that_a_trials_table_does_not_have_is_named(tmp_path):
+    table = tmp_path / "trial.csv"
+    table.write_text("x,y,hospital\n" + "1,2,North\n3,4,South\n" * 10)
+    layout = Layout(features=("x",), target=NumberTarget(kind="regression", column="y"))
+    told = Data(file=str(table), site_column="hospital", layout=layout)
+    assert data.sites_of(told) == ("north", "south")
+    experiment = dataclasses.replace(experiment_of("diabetes", sites=("north", "east")), data=told)
+    assert len(data.parts(experiment, "north")[0]) > 0
+    with pytest.raises(
+        DataError, match="site east: .*trial.csv has none of that name in its column hospital"
+    ):
+        data.parts(experiment, "east")

@@ -334,6 +334,14 @@ def test_a_file_that_is_no_whole_table_is_refused(tmp_path, lines, mistake):
     assert told.startswith("data set a: ")
 
 
+def test_a_row_that_is_none_shifts_no_other_and_hides_no_other_mistake(tmp_path):
+    path = written(tmp_path, "age,sex,ill", "1,f,1", "2,f,0,9", "3,f", "4,M,1", "x,f,0")
+    shown, _ = mistakes_in(CsvSource(name="a", path=path), SMALL)
+    assert [line.removeprefix(f"{path}, ").partition(":")[0] for line in sorted(shown)] == [
+        *("row 2", "row 3", "row 4, column sex", "row 5, column age"),
+    ]
+
+
 def test_empty_lines_at_the_end_are_none(tmp_path):
     assert len(sources.read(CsvSource(name="a", path=written(tmp_path, "x,y", "1,2", "", "")), NUMBER)) == 1
 

@@ -120,26 +120,23 @@ def _names(lines: Lines, source: CsvSource, mistakes: Mistakes) -> list[str]:
 
 
 def _full(lines: Lines, width: int, mistakes: Mistakes) -> Lines:
-    """The lines; one of another width is a mistake, and raises DataError at the end.
+    """The lines, all of this width; another is a mistake, and is cut or filled: rows keep their numbers.
 
     Empty lines at the end are none.
     """
-    row, num_empty, is_ragged = 0, 0, False
+    row, num_empty = 0, 0
     for line in lines:
         if not line:
             num_empty += 1
             continue
         for _ in range(num_empty):
             row += 1
-            mistakes.add(f"{width} fields", "an empty line", row=row)
-        row, num_empty, is_ragged = row + 1, 0, is_ragged or num_empty > 0
-        if len(line) == width:
-            yield line
-            continue
-        mistakes.add(f"{width} fields", f"{len(line)}", row=row)
-        is_ragged = True
-    if is_ragged:
-        mistakes.refuse()
+            mistakes.add_broken(f"{width} fields", "an empty line", row)
+            yield [""] * width
+        row, num_empty = row + 1, 0
+        if len(line) != width:
+            mistakes.add_broken(f"{width} fields", f"{len(line)}", row)
+        yield (line + [""] * width)[:width]
 
 
 @contextmanager

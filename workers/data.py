@@ -175,7 +175,12 @@ def _part(experiment: Experiment, site: str, own: Sources | None) -> Dataset:
         raise DataError(f"site {site}: expected a data set of its site.toml, got {data.dataset or data.file}")
     whole = _whole(data, experiment.seed)
     if data.file is not None:
-        return whole[np.flatnonzero(whole.groups == site)]
+        here = np.flatnonzero(whole.groups == site)
+        if not len(here):
+            raise DataError(
+                f"site {site}: {data.file} has none of that name in its column {data.site_column}"
+            )
+        return whole[here]
     partition = data.partition or (Natural() if data.dataset in GROUPED else Iid())
     chosen = partitions.split(whole, partition, len(experiment.sites), experiment.seed)
     is_named = isinstance(partition, Natural) and set(whole.group_names) == set(experiment.sites)

@@ -49,6 +49,7 @@ class Mistakes:
     file: Path
     first: list[Mistake] = field(default_factory=list)
     total: int = 0
+    _broken: set[int] = field(default_factory=set)  # rows of which nothing more is told
     _places: dict[tuple[object, ...], int] = field(default_factory=dict)  # of each kind, in `first`
 
     def add(
@@ -62,6 +63,8 @@ class Mistakes:
         file: Path | None = None,
     ) -> None:
         """Note one."""
+        if row in self._broken:
+            return
         self.total += 1
         mistake = Mistake(
             file=file or self.file, row=row, column=column, here=here, expected=expected, found=found
@@ -74,6 +77,11 @@ class Mistakes:
             self._places[kind] = len(self.first)
             self.first.append(mistake)
 
+    def add_broken(self, expected: str, found: str, row: int) -> None:
+        """Note a row that is none; what its cells are is no mistake of its own."""
+        self.add(expected, found, row=row)
+        self._broken.add(row)
+
     def refuse(self) -> None:
         """Raise DataError if there is any."""
         if self.total:
@@ -81,9 +89,10 @@ class Mistakes:
 
     def error(self) -> DataError:
         """What to raise: of a site's own data set, without anything that stands in its files."""
+        if self.name is None:  # its repetitions are in its text
+            others = self.total - 1 - self.first[0].others
+            return DataError(f"{self.first[0]}" + (f" (and {others} more)" if others else ""))
         more = f" (and {self.total - 1} more)" if self.total > 1 else ""
-        if self.name is None:
-            return DataError(f"{self.first[0]}{more}")
         told = f"data set {self.name}: {self.first[0].told}{more}"
         return DataError(f"{told}; at the site, fedelta check says what was found")
 

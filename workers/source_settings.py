@@ -60,7 +60,9 @@ class _Delimited(_Columns):
     @model_validator(mode="after")
     def _are_apart(self) -> "_Delimited":
         if self.separator in (self.decimal, '"', "\r", "\n"):
-            raise ValueError(f"separator: expected another character than {self.separator!r}")
+            raise ValueError(
+                f"separator: expected another character than {self.separator!r}; beside a decimal ',' say ';'"
+            )
         return self
 
 
