@@ -40,6 +40,10 @@ class Update:
     staleness: int
 
 
+# What a site's update counts in a mean of several.
+Weighting: TypeAlias = Literal["examples", "equal"]
+
+
 class Rules(Protocol):
     """What every strategy answers."""
 
@@ -118,10 +122,12 @@ class FedBuff:
     """Buffer K updates, then x <- server_optimizer(x, mean of s_i delta_i).
 
     Nguyen et al. 2022, arXiv 2106.06639, algorithm 1. s = (1 + staleness)^-1/2. One version per K updates.
+    The mean is plain as in the paper, or weighted by the sites' numbers of examples as in FedAvg.
     """
 
     kind: Literal["fedbuff"] = "fedbuff"
     buffer_size: PositiveInt = 10  # K
+    weighting: Weighting = "equal"
     staleness: Staleness = Polynomial(a=0.5)
     server_optimizer: Optimizer = Sgd(learning_rate=1.0)
     max_staleness: NonNegativeInt | None = None
@@ -134,12 +140,12 @@ class FedBuff:
         return _empty_sum(params) | under("optimizer", server_optimizer.init(self.server_optimizer, params))
 
     def weight(self, update: Update) -> float:
-        """The staleness weight s."""
-        return self.staleness.weight(update.staleness)
+        """The staleness weight s, times the site's number of examples if that is the weighting."""
+        return self.staleness.weight(update.staleness) * _share(self.weighting, update)
 
     def fold(self, server: Server, update: Update) -> Server:
-        """Add s_i delta_i to the buffer; it counts as one whatever s_i is, so that stale means less."""
-        return _add(server, update, weight=self.weight(update), share=1.0)
+        """Add s_i delta_i to the buffer; its share of the mean has no s_i in it, so that stale means less."""
+        return _add(server, update, weight=self.weight(update), share=_share(self.weighting, update))
 
     def needed(self, num_sites: int) -> int:
         """Any site alone can fill the buffer."""
@@ -160,7 +166,7 @@ class FedAvg:
     """
 
     kind: Literal["fedavg"] = "fedavg"
-    weighting: Literal["examples", "equal"] = "examples"
+    weighting: Weighting = "examples"
     quorum: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.5  # share of the sites that a round needs
     server_optimizer: Optimizer = Sgd(learning_rate=1.0)
     max_norm: PositiveFloat | None = None
@@ -174,7 +180,7 @@ class FedAvg:
 
     def weight(self, update: Update) -> float:
         """The site's number of examples, or 1 for each."""
-        return float(update.num_examples) if self.weighting == "examples" else 1.0
+        return _share(self.weighting, update)
 
     def fold(self, server: Server, update: Update) -> Server:
         """Add the weighted delta to the round's sum."""
@@ -192,6 +198,10 @@ class FedAvg:
 
 
 Strategy: TypeAlias = Annotated[FedAsync | FedBuff | FedAvg, Field(discriminator="kind")]
+
+
+def _share(weighting: Weighting, update: Update) -> float:
+    return float(update.num_examples) if weighting == "examples" else 1.0
 
 
 def _empty_sum(params: Params) -> Params:
