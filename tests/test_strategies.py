@@ -177,6 +177,16 @@ def test_fedbuff_carries_the_server_optimizers_state_from_one_step_to_the_next(o
         np.testing.assert_allclose(server.params["w"], expected["w"], rtol=TOLERANCE)
 
 
+@pytest.mark.parametrize(("weighting", "expected"), [("examples", 2.0), ("equal", 1.0)])
+def test_fedbuff_weighs_sites_by_examples_or_equally_and_stale_updates_by_less(weighting, expected):
+    # s = (1 + 3)^-1/2 = 0.5: 1 + (30 * 2 + 0.5 * 10 * -4) / 40 = 2, or 1 + (2 + 0.5 * -4) / 2 = 1
+    strategy = FedBuff(buffer_size=2, weighting=weighting)
+    updates = [update_of(2, num_examples=30), update_of(-4, num_examples=10, staleness=3)]
+    assert take(strategy, server_of(strategy, tree(1)), *updates).params["w"] == pytest.approx([expected])
+    weights = [strategy.weight(update) for update in updates]
+    assert weights == ([30.0, 5.0] if weighting == "examples" else [1.0, 0.5])
+
+
 def test_fedbuff_with_momentum_follows_the_sequence_computed_by_hand():
     # Momentum m <- 0.9 m + g: 1, then 0.9 + 1 = 1.9; x = 0 + 1 + 1.9.
     strategy = FedBuff(buffer_size=1, server_optimizer=Sgd(learning_rate=1.0, momentum=0.9))
@@ -270,6 +280,7 @@ def test_fedavg_steps_with_its_server_optimizer():
 EVERY_STRATEGY = [
     FedAsync(),
     FedBuff(buffer_size=2),
+    FedBuff(buffer_size=2, weighting="examples"),
     FedBuff(buffer_size=2, server_optimizer=Adam(learning_rate=0.1)),
     FedBuff(buffer_size=3, server_optimizer=Sgd(learning_rate=0.5, momentum=0.9)),
     FedAvg(),
