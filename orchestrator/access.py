@@ -85,11 +85,12 @@ def site(name: str) -> str:
             "evaluations": keys.evaluations,
         }.items()
     }
-    readable = (keys.spec(any_experiment), model_of_any(), own["order"], own["lease"])
+    readable = (keys.spec(any_experiment), own["order"], own["lease"])
     return " ".join(
         (
             f"{_START} {_TRANSACTION} +time",
             f"(-@all +get {' '.join(f'%R~{key}' for key in readable)})",
+            f"(-@all +getrange %R~{model_of_any()})",
             f"(-@all +mget +watch %R~{own['order']} %R~{own['lease']})",
             f"(-@all +exists %W~{own['delta']})",  # whether it is there, not what it says
             f"(-@all +set %W~{own['lease']} %W~{own['delta']} %W~{keys.site(name)})",

@@ -128,7 +128,8 @@ def accept(
     """Fold the update in and write its row; `version` is the first that holds it."""
     strategy, record = turn.spec.experiment.strategy, turn.state.sites[site]
     before = so_far.server.version
-    so_far.server = strategy.fold(so_far.server, update)
+    # What the turn has read is remembered, and not ours to change; what an earlier fold has made is.
+    so_far.server = strategy.fold(so_far.server, update, reuse=bool(so_far.history))
     so_far.state = state.accept(
         so_far.state,
         site,

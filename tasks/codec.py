@@ -1,7 +1,16 @@
 """Trees of arrays to and from what msgpack carries, checked against a reference.
 
 A tree is a list of [path, {dtype, shape, encoding, data}] with raw little-endian bytes. Decoding makes no
-copy: the arrays are read-only views of the message.
+copy: the arrays are views of the message.
+
+A message with a small tree is one msgpack map. Where a tree is large, its arrays lie apart, so that msgpack
+neither packs nor parses them; the message is these msgpack objects, one after another:
+
+    uint 32    bytes of the map
+    bin 8      a random id, other for every message
+    map        the message; a leaf's `data` is a number of bytes
+    nil ...    so many that the arrays begin at a multiple of 64 bytes
+    bin 32     the leaves' bytes in the order of the tree, each from a multiple of 64, with zeros between
 
 Whoever wrote a message may be hostile, so what decoding one costs is bounded: its texts, lists and maps are
 no longer than an honest one's, nor are there more of them. It may be nested as deep as the parser goes, which
@@ -9,7 +18,8 @@ is 1024; nothing here follows it down.
 """
 
 import math
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import msgpack
@@ -27,8 +37,13 @@ MAX_DIMENSIONS = 32
 BYTES_PER_LEAF = 42  # at least: an empty path, the names, no data
 BYTES_PER_LIST = BYTES_PER_LEAF // 3  # for each list or map: a leaf has three
 SHOWN = 200  # characters of what a message says, in an error
+APART = 65_536  # bytes of a tree from which on its arrays lie apart
+ALIGNMENT = 64  # bytes: a cache line, and what JAX takes without a copy
+ID_BYTES = 8
+PREFIX = 5 + 2 + ID_BYTES  # bytes that tell one message from another, and its map's length
 
 PackedTree: TypeAlias = list[list[Any]]
+Buffer: TypeAlias = bytes | memoryview
 
 
 def pack_tree(tree: Mapping[str, Array]) -> PackedTree:
@@ -65,13 +80,12 @@ def unpack_tree(packed: object, reference: Mapping[str, Array] | None) -> Params
     return {path: tree[path] for path in reference}
 
 
-def encode_tree(tree: Mapping[str, Array]) -> bytes:
+def encode_tree(tree: Mapping[str, Array]) -> Buffer:
     """A tree as a message of its own: a model, or a strategy's memory."""
-    packed: bytes = msgpack.packb({"v": 1, "tree": pack_tree(tree)})
-    return packed
+    return pack({"v": 1, "tree": pack_tree(tree)}, tree_in="tree")
 
 
-def decode_tree(data: bytes, reference: Mapping[str, Array] | None) -> Params:
+def decode_tree(data: Buffer, reference: Mapping[str, Array] | None) -> Params:
     """The inverse of `encode_tree`, checked as `unpack_tree` does."""
     message = unpack(data, num_leaves(data, reference))
     if message.keys() != {"v", "tree"} or type(message["v"]) is not int or message["v"] != 1:
@@ -79,38 +93,74 @@ def decode_tree(data: bytes, reference: Mapping[str, Array] | None) -> Params:
     return unpack_tree(message["tree"], reference)
 
 
-def unpack(data: bytes, num_leaves: int) -> dict[str, Any]:
-    """The msgpack map that these bytes are.
+def pack(
+    fields: Mapping[str, Any], tree_in: str | None = None, default: Callable[[Any], Any] | None = None
+) -> Buffer:
+    """The fields as a message; `tree_in` names the one that is a packed tree, `default` is msgpack's."""
+    tree = fields[tree_in] if tree_in else None
+    sizes = [len(leaf["data"]) for _, leaf in tree or ()]
+    if tree is None or sum(sizes) < APART:
+        packed: bytes = msgpack.packb(fields, default=default)
+        return packed
+    counted = [[path, {**leaf, "data": size}] for (path, leaf), size in zip(tree, sizes, strict=True)]
+    header: bytes = msgpack.packb({**fields, str(tree_in): counted}, default=default)
+    begin = _aligned(PREFIX + len(header) + 5)
+    num_bytes = sum(map(_aligned, sizes[:-1])) + sizes[-1]
+    message = memoryview(np.empty(begin + num_bytes, np.uint8))  # type: ignore[arg-type]  # it is a buffer
+    padding = b"\xc0" * (begin - PREFIX - len(header) - 5)
+    start = _unsigned(0xCE, len(header)) + b"\xc4\x08" + secrets.token_bytes(ID_BYTES)
+    message[:begin] = start + header + padding + _unsigned(0xC6, num_bytes)
+    at = begin
+    for (_, leaf), size in zip(tree, sizes, strict=True):
+        message[at : at + size] = leaf["data"]
+        after = min(_aligned(at + size), len(message))
+        message[at + size : after] = bytes(after - at - size)
+        at = after
+    return message
+
+
+def unpack(data: Buffer, num_leaves: int) -> dict[str, Any]:
+    """The map that this message is; the data of a tree's leaves are views of it.
 
     It has no more lists and maps, and no longer ones, than a message with a tree of so many leaves.
 
     Raises:
-        MalformedMessage: they are not one.
+        MalformedMessage: it is not one.
     """
-    longest = min(max(num_leaves, MAX_DIMENSIONS), len(data))
-    left = 8 + min(3 * num_leaves, len(data) // BYTES_PER_LIST)  # lists and maps
+    header, arrays = _apart(data) if data[:1] == b"\xce" else (data, None)
+    longest = min(max(num_leaves, MAX_DIMENSIONS), len(header))
+    left = 8 + min(3 * num_leaves, len(header) // BYTES_PER_LIST)  # lists and maps
+    at = 0  # where in the arrays the next leaf's begin
 
-    def counted(container: object) -> object:
-        nonlocal left
+    def counted(container: Any) -> object:
+        nonlocal left, at
         left -= 1
         if left < 0:
             raise ValueError("it has more lists and maps than it should")
+        if arrays is not None and type(container) is dict and type(container.get("data")) is int:
+            end = at + container["data"]
+            if not at <= end <= len(arrays):
+                raise ValueError("it has leaves of more bytes than it has")
+            container["data"] = arrays[at:end]
+            at = _aligned(end)
         return container
 
     try:
-        _pass_over(data)
+        _pass_over(header)
         message = msgpack.unpackb(
-            data,
+            header,
             raw=False,
             strict_map_key=True,
             max_array_len=longest,
             max_map_len=longest,
-            max_str_len=min(MAX_TEXT, len(data)),
-            max_bin_len=len(data),
+            max_str_len=min(MAX_TEXT, len(header)),
+            max_bin_len=len(header),
             max_ext_len=0,
             list_hook=counted,
             object_hook=counted,
         )
+        if arrays is not None and at != _aligned(len(arrays)):
+            raise ValueError("it has more bytes than its leaves")
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise MalformedMessage(
             f"expected a msgpack map, got {len(data)} bytes that are not: {error}"
@@ -121,7 +171,16 @@ def unpack(data: bytes, num_leaves: int) -> dict[str, Any]:
     return checked
 
 
-def num_leaves(data: bytes, reference: Mapping[str, Array] | None) -> int:
+def length(begin: Buffer) -> int | None:
+    """Bytes of the message that begins so, if its arrays lie apart; None if it does not say."""
+    size = int.from_bytes(begin[1:5], "big")
+    arrays = _aligned(PREFIX + size + 5)
+    if begin[:1] != b"\xce" or arrays > len(begin):
+        return None
+    return arrays + int.from_bytes(begin[arrays - 4 : arrays], "big")
+
+
+def num_leaves(data: Buffer, reference: Mapping[str, Array] | None) -> int:
     """Leaves that a message with one tree like the reference may have: one too many, to name it."""
     return len(data) // BYTES_PER_LEAF if reference is None else len(reference) + 1
 
@@ -131,7 +190,34 @@ def size_limit(reference: Mapping[str, Array]) -> int:
     return trees.num_bytes(reference) + LEAF_OVERHEAD * len(reference) + MESSAGE_OVERHEAD
 
 
-def _pass_over(data: bytes) -> None:
+def _apart(data: Buffer) -> tuple[memoryview, memoryview]:
+    """The map, and the arrays that lie apart from it.
+
+    Raises:
+        MalformedMessage: the message is not made of these.
+    """
+    view = memoryview(data)
+    size = int.from_bytes(view[1:5], "big")
+    begin = _aligned(PREFIX + size + 5)
+    if begin > len(view):
+        raise MalformedMessage(f"expected a map of {size} bytes and arrays, got {len(view)} bytes")
+    between = bytes(view[PREFIX + size : begin])
+    expected = b"\xc0" * (len(between) - 5) + _unsigned(0xC6, (len(view) - begin) % 2**32)
+    if bytes(view[5:7]) != b"\xc4\x08" or between != expected:
+        raise MalformedMessage(f"expected an id, a map and arrays of {len(view) - begin} bytes")
+    return view[PREFIX : PREFIX + size], view[begin:]
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _unsigned(kind: int, number: int) -> bytes:
+    """A number of four bytes after the byte that says what it is, as msgpack has it."""
+    return bytes([kind]) + number.to_bytes(4, "big")
+
+
+def _pass_over(data: Buffer) -> None:
     """Parse it all, keeping nothing.
 
     The parser reserves a list's memory by the length that the list claims; from here on the claims are true.
@@ -166,7 +252,9 @@ def _unpack_leaf(entry: object) -> tuple[str, np.ndarray]:
     shape = _checked(fields["shape"], list, f"the shape {where}")
     if not all(type(size) is int and 0 <= size < 2**40 for size in shape) or len(shape) > MAX_DIMENSIONS:
         raise MalformedMessage(f"the shape {where}: expected up to {MAX_DIMENSIONS} sizes")
-    data = _checked(fields["data"], bytes, f"the data {where}")
+    data = fields["data"]
+    if type(data) not in (bytes, memoryview):
+        raise MalformedMessage(f"expected the data {where}, got {type(data).__name__}")
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != expected:
         raise MalformedMessage(f"the data {where}: expected {expected} bytes for {shape}, got {len(data)}")

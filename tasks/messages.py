@@ -187,11 +187,11 @@ class Event:
     pause: NonNegativeFloat = 0.0  # seconds that the experiment stood still before it was resumed
 
 
-def encode(written: object) -> bytes:
-    """A message as a msgpack map; what it holds is not copied first."""
+def encode(written: object) -> codec.Buffer:
+    """A message as a msgpack map, or with a large tree as `codec` says; a tree's arrays are copied once."""
     fields = {field.name: getattr(written, field.name) for field in dataclasses.fields(written)}  # type: ignore[arg-type]  # every message is a dataclass
-    packed: bytes = msgpack.packb({"v": FORMAT, **fields}, default=dataclasses.asdict)
-    return packed
+    tree_in = "delta" if fields.get("delta") else None
+    return codec.pack({"v": FORMAT, **fields}, tree_in, dataclasses.asdict)
 
 
 def encode_spec(spec: object) -> bytes:
@@ -200,7 +200,7 @@ def encode_spec(spec: object) -> bytes:
     return packed
 
 
-def decode(kind: type[Message], data: bytes, reference: Mapping[str, Array] | None = None) -> Message:
+def decode(kind: type[Message], data: codec.Buffer, reference: Mapping[str, Array] | None = None) -> Message:
     """The message of that kind that these bytes are; the reference is what a tree in it should be like.
 
     Raises:
@@ -257,7 +257,7 @@ def seed_of(experiment: Experiment, site: str, sequence: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1  # fits a signed 64-bit integer
 
 
-def _num_leaves(kind: type, data: bytes, reference: Mapping[str, Array] | None) -> int:
+def _num_leaves(kind: type, data: codec.Buffer, reference: Mapping[str, Array] | None) -> int:
     """What bounds the lists and maps of a message of that kind; what has no tree is bounded in bytes, too."""
     if kind is Submission:
         return codec.num_leaves(data, reference)

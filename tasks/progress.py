@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import redis
 
-from tasks import attendance, codec, keys, ledger, messages
+from tasks import attendance, codec, keys, ledger, messages, values
 from tasks.messages import Announcement, EvaluationRow, Event, HistoryRow, MetricsRow
 from tasks.state import Head, SiteRecord
 from workers.errors import MalformedMessage, NotFound
@@ -127,7 +127,7 @@ def model(client: redis.Redis, name: str, version: int) -> Params:
     Raises:
         NotFound: it is deleted, or never was.
     """
-    stored = client.get(keys.model(name, version))
+    stored = values.read(client, keys.model(name, version))
     if stored is None:
         raise NotFound(f"experiment {name}: no model of version {version} in the ledger")
     return codec.decode_tree(stored, reference=None)

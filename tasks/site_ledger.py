@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks import bell, codec, keys, messages
+from tasks import bell, codec, keys, messages, values
 from tasks.bell import Call
 from tasks.messages import Announcement, EvaluationRow, Offer, Order, Submission
 from workers.errors import NotFound
@@ -20,6 +20,8 @@ from workers.spec import Spec
 LEASE = 10  # seconds that a lease lasts if its holder does not renew it
 REMEMBERED = 30 * 24 * 3600  # seconds that a site's last announcement is kept
 MAX_EVALUATIONS = 10_000  # kept per site, about
+# Sites of one worker that want the same version fetch it once, and one that scores what it trains from, too.
+remembered = values.Memory(max_bytes=64 * 2**20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,16 +144,17 @@ class SiteLedger:
                     pass  # it is somebody else's by now
 
     def model(self, experiment: str, version: int, reference: dict[str, Array]) -> tuple[Params, int]:
-        """The parameters of a version, and the bytes they came in.
+        """The parameters of a version, and the bytes that were fetched for them.
 
         Raises:
             NotFound: nobody needs that version any more, so it is deleted.
             MalformedMessage: it is not like the reference: this site has another model of that name.
         """
-        stored = self._redis.get(keys.model(experiment, version))
-        if stored is None:
+        key = keys.model(experiment, version)
+        found = remembered.tree(self._redis, key, lambda stored: codec.decode_tree(stored, reference))
+        if found is None:
             raise NotFound(f"experiment {experiment}: version {version} is deleted")
-        return codec.decode_tree(stored, reference), len(stored)
+        return found
 
     def submit(self, experiment: str, lease: Lease, submission: Submission) -> bool:
         """Store the submission, tell the inbox, and ring; False if the order was finished meanwhile."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import redis
 
-from tasks import attendance, codec, hooks, keys, messages, state
+from tasks import attendance, codec, hooks, keys, messages, state, values
 from tasks.messages import (
     Announcement,
     Asked,
@@ -20,6 +20,7 @@ from tasks.messages import (
     Submission,
 )
 from tasks.state import Head, Phase, SiteRecord, State
+from workers import params as trees
 from workers.errors import Conflict, MalformedMessage, NotFound
 from workers.params import Params
 from workers.spec import Experiment, Spec
@@ -35,6 +36,8 @@ ASKED: Mapping[Phase, Asked] = {
     "finishing": "personalize",
     "finished": "train",  # it has no orders
 }
+# Bytes of models that this process remembers from one turn to the next; of larger ones, the last alone.
+remembered = values.Memory(max_bytes=64 * 2**20)
 MAX_LEASE = 160  # bytes: an order's id, when it was given, and its holder
 
 
@@ -76,9 +79,12 @@ class Turn:
 
     def model(self, version: int) -> Params:
         """The parameters of a version that is still needed."""
-        if version not in self._models:
-            self._models[version] = self._tree(keys.model(self._name, version))
-        return self._models[version]
+        if version in self._models:
+            return self._models[version]
+        found = self._tree(keys.model(self._name, version))
+        if trees.num_bytes(found) < codec.APART:  # a larger one is `remembered`, while there is room
+            self._models[version] = found
+        return found
 
     def submission(self, site: str, reference: Params) -> tuple[Submission, int] | None:
         """What the site submitted for its unfinished order, and its bytes; None if there is nothing.
@@ -87,12 +93,11 @@ class Turn:
             MalformedMessage: there is something, and it is too large or not a submission.
         """
         key, limit = keys.delta(self._name, site), codec.size_limit(reference)
-        # At most a byte more than allowed is read, however much is there.
-        stored = self._pipe.getrange(key, 0, limit)
-        if not stored:
+        stored = values.read(self._pipe, key, limit)
+        if stored is None:
             if not self._pipe.exists(key):
                 return None  # else it is empty, or has come this moment
-            stored = self._pipe.getrange(key, 0, limit)
+            stored = values.read(self._pipe, key, limit) or b""
         self._read_deltas.append(key)
         if len(stored) > limit:
             raise MalformedMessage(f"expected at most {limit} bytes, got {self._pipe.strlen(key)}")
@@ -180,18 +185,16 @@ class Turn:
             pipe.sadd(keys.RUNNING, name)
         pipe.multi()
         write_state(pipe, self.spec.experiment, self.state, new)
-        for key in self._read_deltas:
-            pipe.delete(key)
         if is_mail_handled and self._entries:
             pipe.ltrim(keys.inbox(name), self._num_entries, -1)
         if ask_again:
             pipe.rpush(keys.inbox(name), *ask_again)
-        if server is not None:
-            self._write_server(server)
+        written = self._write_server(server) if server is not None else {}
         if spec is not None:
             pipe.set(keys.spec(name), messages.encode_spec(spec))
-        for version in self.state.needed_versions - new.needed_versions:
-            pipe.delete(keys.model(name, version))
+        unneeded = [keys.model(name, version) for version in self.state.needed_versions - new.needed_versions]
+        if gone := [*self._read_deltas, *unneeded]:
+            pipe.delete(*gone)
         _append(pipe, keys.history(name), history)
         _append(pipe, keys.metrics(name), [metrics] if metrics else [])
         _append(pipe, keys.events(name), events, maxlen=MAX_EVENTS)
@@ -201,16 +204,17 @@ class Turn:
         except redis.WatchError as error:
             raise Conflict(f"experiment {name}: somebody else committed first") from error
         hooks.reached("commit.after")
+        remembered.update(written, unneeded)
         if new.head.phase == "finished":
             self._redis.srem(keys.RUNNING, name)
         return new
 
     def _tree(self, key: str) -> Params:
         """What a coordinator wrote."""
-        stored = self._pipe.get(key)
-        if stored is None:
+        found = remembered.tree(self._pipe, key, lambda stored: codec.decode_tree(stored, reference=None))
+        if found is None:
             raise NotFound(f"experiment {self._name}: the ledger has lost {key}")
-        return codec.decode_tree(stored, reference=None)
+        return found[0]
 
     def _look_behind_the_flood(self) -> None:
         """See every site that has submitted, though somebody fills the inbox, and let all of that be handled.
@@ -220,10 +224,15 @@ class Turn:
         self._num_entries = self._pipe.llen(keys.inbox(self._name))
         self._unnamed = sorted(self.submitted())
 
-    def _write_server(self, server: Server) -> None:
-        self._pipe.set(keys.memory(self._name), codec.encode_tree(server.memory))
-        if server.version != self.state.head.version:
-            self._pipe.set(keys.model(self._name, server.version), codec.encode_tree(server.params))
+    def _write_server(self, server: Server) -> dict[str, codec.Buffer]:
+        """Queue what is new of it; returns that by key."""
+        name, version = self._name, server.version
+        written = {keys.memory(name): codec.encode_tree(server.memory)}
+        if version != self.state.head.version:
+            written[keys.model(name, version)] = codec.encode_tree(server.params)
+        for key, value in written.items():
+            self._pipe.set(key, value)
+        return written
 
 
 def now(pipe: redis.client.Pipeline) -> float:

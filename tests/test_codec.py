@@ -1,5 +1,6 @@
 import re
 import tracemalloc
+from io import BytesIO
 
 import msgpack
 import numpy as np
@@ -487,3 +488,111 @@ def test_a_refusal_shows_little_of_a_hostile_message(tree):
 def test_the_format_is_a_whole_number():
     with pytest.raises(MalformedMessage, match="expected a tree of format 1"):
         codec.decode_tree(msgpack.packb({"v": 1.0, "tree": []}), {})
+
+
+# Large trees, whose arrays lie apart
+
+LARGE = {
+    "weight": np.arange(20_000, dtype=np.float32).reshape(100, 200),
+    "empty": np.zeros((0, 3), np.float32),
+    "bias": np.array([1.5, -2.0, 3.0], np.float32),
+    "count": np.array(7, np.int64),
+    "last": np.array([1, 2, 3], np.int32),
+}
+
+
+def large():
+    return bytes(codec.encode_tree(LARGE))
+
+
+def arrays_at(data):
+    return -(-(codec.PREFIX + int.from_bytes(data[1:5], "big") + 5) // 64) * 64
+
+
+def test_a_large_tree_is_the_same_after_a_round_trip_and_its_arrays_are_views_at_a_cache_line():
+    data = memoryview(large())
+    tree = codec.decode_tree(data, LARGE)
+    assert_same_bits(tree, LARGE)
+    start = np.frombuffer(data, np.uint8).ctypes.data
+    for leaf in tree.values():
+        assert not leaf.size or (leaf.ctypes.data - start) % 64 == 0
+        assert not leaf.size or np.shares_memory(leaf, np.frombuffer(data, np.uint8))
+    assert codec.length(data) == codec.length(data[:10_000]) == len(data) <= codec.size_limit(LARGE)
+
+
+def test_a_large_message_is_a_sequence_of_msgpack_objects():
+    objects = list(msgpack.Unpacker(BytesIO(large())))
+    assert objects[0] == len(msgpack.packb(objects[2])) and len(objects[1]) == codec.ID_BYTES
+    assert [leaf["data"] for _, leaf in objects[2]["tree"]] == [80_000, 0, 12, 8, 12]
+    assert set(objects[3:-1]) <= {None} and type(objects[-1]) is bytes
+
+
+def test_a_tree_that_is_not_large_is_one_map_and_says_no_length():
+    data = codec.encode_tree({"w": np.zeros(codec.APART // 4 - 1, np.float32)})
+    assert type(msgpack.unpackb(data)) is dict and codec.length(data) is None
+    assert codec.length(codec.encode_tree({"w": np.zeros(codec.APART // 4, np.float32)})) is not None
+
+
+def test_two_large_messages_differ_in_their_ids_and_in_nothing_else():
+    one, other = large(), large()
+    assert one[: codec.PREFIX] != other[: codec.PREFIX]
+    assert one[codec.PREFIX :] == other[codec.PREFIX :]
+
+
+def test_a_large_submission_is_decoded_with_its_other_fields():
+    written = Submission(
+        order="a/1", issued=1.5, delta=codec.pack_tree(LARGE), error="x" * 70, num_examples=3
+    )
+    data = messages.encode(written)
+    assert codec.length(data) == len(data)
+    read = messages.decode(Submission, data, LARGE)
+    assert (read.order, read.issued, read.error, read.num_examples) == ("a/1", 1.5, "x" * 70, 3)
+    assert_same_bits(codec.unpack_tree(read.delta, LARGE), LARGE)
+    assert bytes(messages.encode(read))[codec.PREFIX :] == bytes(data)[codec.PREFIX :]
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 14, 15, 16, 100, 400, 500, 80_000, -64, -1])
+def test_a_large_message_that_was_cut_off_is_refused(size):
+    data = large()
+    with pytest.raises(MalformedMessage):
+        codec.decode_tree(data[:size], LARGE)
+    with pytest.raises(MalformedMessage, match="expected an id, a map and arrays of"):
+        codec.decode_tree(data + b"x", LARGE)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "size", "complaint"),
+    [
+        ("weight", 2**40, "leaves of more bytes than it has"),
+        ("weight", -4, "leaves of more bytes than it has"),
+        ("weight", 79_000, "more bytes than its leaves"),
+        ("last", 0, "more bytes than its leaves"),
+        ("last", 4, "the data of leaf 'last': expected 12 bytes for [3], got 4"),
+        ("bias", 16, "the data of leaf 'bias': expected 12 bytes for [3], got 16"),
+        ("weight", True, "more bytes than its leaves"),
+        ("empty", True, "expected the data of leaf 'empty', got bool"),
+        ("weight", bytes(80_000), "more bytes than its leaves"),
+    ],
+)
+def test_leaves_that_are_not_the_arrays_are_refused(leaf, size, complaint):
+    data = large()
+    fields = msgpack.unpackb(data[codec.PREFIX :][: int.from_bytes(data[1:5], "big")])
+    dict(fields["tree"])[leaf]["data"] = size
+    header = msgpack.packb(fields)
+    between = b"\xc0" * (-(codec.PREFIX + len(header) + 5) % 64)
+    start = b"\xce" + len(header).to_bytes(4, "big") + data[5 : codec.PREFIX]
+    arrays = data[arrays_at(data) :]
+    with pytest.raises(MalformedMessage, match=re.escape(complaint)):
+        codec.decode_tree(start + header + between + b"\xc6" + len(arrays).to_bytes(4, "big") + arrays, LARGE)
+
+
+@pytest.mark.parametrize("place", [5, 6])
+def test_what_is_between_the_map_and_the_arrays_is_as_we_write_it(place):
+    data = bytearray(large())
+    data[place] ^= 1
+    with pytest.raises(MalformedMessage, match="expected an id, a map and arrays"):
+        codec.decode_tree(bytes(data), LARGE)
+    data = bytearray(large())
+    data[arrays_at(data) - 5] = 0xC7
+    with pytest.raises(MalformedMessage, match="expected an id, a map and arrays"):
+        codec.decode_tree(bytes(data), LARGE)

@@ -1,9 +1,12 @@
+import copy
+
 import numpy as np
 import optax
 import pytest
 from pydantic import ValidationError
 
 from tasks import codec
+from workers import params as trees
 from workers.optimizers import Adam, Sgd, Yogi
 from workers.staleness import Constant, Hinge, Polynomial
 from workers.strategies import FedAsync, FedAvg, FedBuff, Server, Update
@@ -400,3 +403,41 @@ def test_the_norm_is_unbounded_by_default_and_every_strategy_can_bound_it():
 @pytest.mark.parametrize("num_sites", [1, 2, 100])
 def test_an_asynchronous_strategy_needs_any_site_alone(num_sites):
     assert [FedAsync().needed(num_sites), FedBuff().needed(num_sites)] == [1, 1]
+
+
+# Arrays that are used again
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [FedAsync(mixing_rate=0.5), FedBuff(buffer_size=3), FedAvg()],
+    ids=["fedasync", "fedbuff", "fedavg"],
+)
+def test_folding_into_the_same_arrays_gives_the_same_bits_and_only_then_changes_what_was_there(strategy):
+    rng = np.random.default_rng(0)
+
+    def large(scale=1.0):
+        shape = (3, trees.BLOCK // 2 + 1)  # more than a block
+        return {"weight": (scale * rng.normal(size=shape)).astype(np.float32), "bias": np.float32([1.0])}
+
+    begun = Server(params=large(), version=0, memory=strategy.init(large()))
+    updates = [Update(delta=large(0.1), base=large(), num_examples=n, staleness=n) for n in range(1, 4)]
+    kept = copy.deepcopy((begun, updates))
+    pure = begun
+    for update in updates:
+        pure = strategy.fold(pure, update)
+    assert_same_bits(begun.params, kept[0].params)
+    assert_same_bits(begun.memory, kept[0].memory)
+    reused = strategy.fold(begun, updates[0])
+    for update in updates[1:]:
+        before = reused
+        reused = strategy.fold(before, update, reuse=True)
+    assert_same_bits(reused.params, pure.params)
+    assert_same_bits(reused.memory, pure.memory)
+    assert_same_bits(begun.params, kept[0].params)
+    for update, as_it_was in zip(updates, kept[1], strict=True):
+        assert_same_bits(update.delta, as_it_was.delta)
+        assert_same_bits(update.base, as_it_was.base)
+    path = "weight" if isinstance(strategy, FedAsync) else "sum/weight"
+    one, other = ({**server.params, **server.memory}[path] for server in (before, reused))
+    assert one is other

@@ -16,7 +16,7 @@ from pydantic import Field, Strict
 
 from workers import server_optimizer
 from workers.optimizers import Optimizer, Sgd
-from workers.params import Params, below, under
+from workers.params import Array, Params, below, blockwise, under
 from workers.settings import NonNegativeInt, PositiveFloat, PositiveInt, settings
 from workers.staleness import Polynomial, Staleness
 
@@ -60,8 +60,11 @@ class Rules(Protocol):
         """How much the update counts, as written into the history."""
         ...
 
-    def fold(self, server: Server, update: Update) -> Server:
-        """The server after it took in one update."""
+    def fold(self, server: Server, update: Update, *, reuse: bool = False) -> Server:
+        """The server after it took in one update.
+
+        `reuse`: nobody needs the server as it was any more, so its arrays may become those of the new one.
+        """
         ...
 
     def needed(self, num_sites: int) -> int:
@@ -99,11 +102,15 @@ class FedAsync:
         """The mixing rate times the staleness weight, α s."""
         return self.mixing_rate * self.staleness.weight(update.staleness)
 
-    def fold(self, server: Server, update: Update) -> Server:
+    def fold(self, server: Server, update: Update, *, reuse: bool = False) -> Server:
         """Mix the site's whole model into the global one."""
         w = np.float32(self.weight(update))
+
+        def mixed(x: np.ndarray, base: np.ndarray, delta: np.ndarray) -> Array:
+            return (1 - w) * x + w * (base + delta)
+
         params = {
-            path: (1 - w) * x + w * (update.base[path] + update.delta[path])
+            path: blockwise(mixed, x, update.base[path], update.delta[path], out=x if reuse else None)
             for path, x in server.params.items()
         }
         return dataclasses.replace(server, params=params, version=server.version + 1)
@@ -143,9 +150,11 @@ class FedBuff:
         """The staleness weight s, times the site's number of examples if that is the weighting."""
         return self.staleness.weight(update.staleness) * _share(self.weighting, update)
 
-    def fold(self, server: Server, update: Update) -> Server:
+    def fold(self, server: Server, update: Update, *, reuse: bool = False) -> Server:
         """Add s_i delta_i to the buffer; its share of the mean has no s_i in it, so that stale means less."""
-        return _add(server, update, weight=self.weight(update), share=_share(self.weighting, update))
+        return _add(
+            server, update, weight=self.weight(update), share=_share(self.weighting, update), reuse=reuse
+        )
 
     def needed(self, num_sites: int) -> int:
         """Any site alone can fill the buffer."""
@@ -182,10 +191,10 @@ class FedAvg:
         """The site's number of examples, or 1 for each."""
         return _share(self.weighting, update)
 
-    def fold(self, server: Server, update: Update) -> Server:
+    def fold(self, server: Server, update: Update, *, reuse: bool = False) -> Server:
         """Add the weighted delta to the round's sum."""
         weight = self.weight(update)
-        return _add(server, update, weight=weight, share=weight)
+        return _add(server, update, weight=weight, share=weight, reuse=reuse)
 
     def needed(self, num_sites: int) -> int:
         """The quorum."""
@@ -210,11 +219,16 @@ def _empty_sum(params: Params) -> Params:
     return under("sum", zeros) | {"divisor": np.zeros((), np.float64), "count": np.zeros((), np.int64)}
 
 
-def _add(server: Server, update: Update, *, weight: float, share: float) -> Server:
+def _add(server: Server, update: Update, *, weight: float, share: float, reuse: bool) -> Server:
     w = np.float32(weight)
+
+    def added(total: np.ndarray, delta: np.ndarray) -> Array:
+        return total + w * delta
+
     memory = dict(server.memory)
     for path, delta in update.delta.items():
-        memory[f"sum/{path}"] = memory[f"sum/{path}"] + w * delta
+        total = memory[f"sum/{path}"]
+        memory[f"sum/{path}"] = blockwise(added, total, delta, out=total if reuse else None)
     memory["divisor"] = np.asarray(memory["divisor"] + share)
     memory["count"] = np.asarray(memory["count"] + 1)
     return dataclasses.replace(server, memory=memory)

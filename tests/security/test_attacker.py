@@ -69,7 +69,7 @@ SITE_MAY = {
     MINE["queue"]: {"brpop", "llen", "lpush"},
     MINE["bell"]: {"publish"},
     SHARED["spec"]: {"get"},
-    SHARED["model"]: {"get"},
+    SHARED["model"]: {"getrange"},
     SHARED["inbox"]: {"rpush"},
 }
 SITE_MAY_ANYWHERE = {*ALWAYS, *TRANSACTION, "ping", "time"}

@@ -51,6 +51,7 @@ REFERENCE = {
     "layer0/bias": np.array([-1.5, 2.0], np.float32),
     "count": np.array(7, np.int64),
 }
+LARGE = {"weight": np.ones((codec.APART // 4, 1), np.float32), "bias": np.arange(3, dtype=np.float32)}
 MAX_NORM = 10.0
 
 
@@ -77,6 +78,13 @@ def check_tree(data: bytes) -> bool:
     return True
 
 
+def check_tree_apart(data: bytes) -> bool:
+    tree = codec.decode_tree(data, LARGE)
+    assert_like(tree, LARGE)
+    assert_same_bits(codec.decode_tree(codec.encode_tree(tree), LARGE), tree)
+    return True
+
+
 def check_any_tree(data: bytes) -> bool:
     tree = codec.decode_tree(data, None)
     assert_same_bits(codec.decode_tree(codec.encode_tree(tree), None), tree)
@@ -96,9 +104,9 @@ def check_message(kind: type) -> Callable[[bytes], bool]:
 
     def check(data: bytes) -> bool:
         decoded = messages.decode(kind, data)
-        encoded = encode(decoded)
         if getattr(decoded, "delta", None) is not None:
             codec.unpack_tree(decoded.delta, None)  # it may be anything so far
+        encoded = encode(decoded)
         assert encode(messages.decode(kind, encoded)) == encoded
         return True
 
@@ -178,11 +186,10 @@ class Stored:
     def lrange(self, key: str, first: int, last: int) -> list[bytes]:
         return [b"a"]
 
-    def get(self, key: str) -> bytes:
-        return kept_model()
-
     def getrange(self, key: str, first: int, last: int) -> bytes:
-        assert (first, last) == (0, codec.size_limit(zeros()))  # no more is read, however much there is
+        if not key.endswith("delta:a"):
+            return kept_model()
+        assert 0 <= first <= last <= codec.size_limit(zeros())  # no more is read, however much there is
         return self._delta[first : last + 1]
 
     def strlen(self, key: str) -> int:
@@ -234,6 +241,7 @@ DELTA = Submission(
     order="a/1", issued=1.75e9, delta=codec.pack_tree(constant(1.0)), num_examples=10, seconds=0.5
 )
 FAILURE = Submission(order="a/1", issued=1.75e9, error="no such file: «Akte»")
+LARGE_ARRAYS = bytes(codec.encode_tree(LARGE))[-(codec.APART + 12) :]
 TREES: list[Params] = [REFERENCE, {}, {"w": np.zeros((0, 3)), "scalar": np.array(1.5)}]
 EVERYTHING = [
     *map(messages.encode, [*FLAT, SUBMISSION, FULL_RECORD, *CALLS, DELTA, FAILURE]),
@@ -264,6 +272,24 @@ def make_message(rng: random.Random, honest: bytes) -> bytes:
     return mutated(rng, fields_of(honest), EVERYTHING)
 
 
+def make_apart(rng: random.Random, honest: bytes) -> bytes:
+    """A message whose arrays lie apart: another map, a damaged one, or cut and lengthened arrays."""
+    size = int.from_bytes(honest[1:5], "big")
+    arrays = honest[codec.PREFIX + size :]
+    header = honest[codec.PREFIX : codec.PREFIX + size]
+    if rng.random() < 0.5:
+        header = mutated(rng, fields_of(header), EVERYTHING)
+        between = -(codec.PREFIX + len(header) + 5) % codec.ALIGNMENT
+        start = b"\xce" + len(header).to_bytes(4, "big") + honest[5 : codec.PREFIX]
+        length = rng.choice([len(LARGE_ARRAYS), 0, 2**32 - 1])
+        rest = b"\xc0" * between + b"\xc6" + length.to_bytes(4, "big") + LARGE_ARRAYS
+        return start + header + rest[: rng.choice([len(rest), len(rest), rng.randrange(len(rest))])]
+    begin = damaged(
+        rng, honest[: codec.PREFIX] + header, [honest[: codec.PREFIX]], [b"\xce", b"\xc0", b"\xc6"]
+    )
+    return begin + arrays[: rng.choice([len(arrays), len(arrays), rng.randrange(len(arrays))])]
+
+
 def make_hash(rng: random.Random, honest: bytes) -> bytes:
     return damaged(
         rng, honest, [honest], [b"\0", b"=", b"nan", b"inf", b"1e999", b"-1", b"9" * 5000, b"\xff"]
@@ -291,7 +317,8 @@ def targets() -> dict[str, Target]:
     examples = [path.read_bytes() for path in sorted((REPOSITORY / "examples").glob("*.toml"))]
     hashes = {Head: [written_hash(FULL_HEAD)], SiteRecord: [written_hash(FULL_RECORD)]}
     return {
-        "tree": Target(0.2, trees[:1], make_message, check_tree),
+        "tree": Target(0.1, trees[:1], make_message, check_tree),
+        "tree apart": Target(0.1, [bytes(codec.encode_tree(LARGE))], make_apart, check_tree_apart),
         "tree without a reference": Target(0.1, trees, make_message, check_any_tree),
         "unpack": Target(0.1, EVERYTHING, make_message, check_unpack),
         **{

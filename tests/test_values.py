@@ -1,0 +1,188 @@
+import threading
+
+import numpy as np
+import pytest
+
+from tasks import codec, values
+from workers.errors import MalformedMessage
+
+KEY = "fedelta:{trial}:model:3"
+TREE = {"weight": np.arange(300_000, dtype=np.float32), "bias": np.ones(3, np.float32)}  # 1.2 MB
+SMALL = {"weight": np.arange(10, dtype=np.float32)}
+
+
+class Seen:
+    """A Redis that counts the bytes it gives, and does something before an answer."""
+
+    def __init__(self, client, before=lambda number: None):
+        self.client, self.before = client, before
+        self.num_answers = self.num_bytes = 0
+
+    def getrange(self, key, first, last):
+        self.before(self.num_answers)
+        self.num_answers += 1
+        answer = self.client.getrange(key, first, last)
+        self.num_bytes += len(answer)
+        return answer
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(values, "PIECE", 100_000)
+
+
+def decode(value):
+    return codec.decode_tree(value, None)
+
+
+def assert_same(tree, expected):
+    assert list(tree) == list(expected)
+    for path, leaf in tree.items():
+        np.testing.assert_array_equal(leaf, expected[path], strict=True)
+
+
+# Reading
+
+
+def test_a_large_value_is_read_in_pieces_and_no_byte_twice_but_for_its_id(client):
+    client.set(KEY, stored := codec.encode_tree(TREE))
+    seen = Seen(client)
+    assert values.read(seen, KEY) == stored
+    assert seen.num_bytes == len(stored) + codec.PREFIX
+    assert seen.num_answers == -(-len(stored) // 100_000) + 1
+
+
+@pytest.mark.parametrize("value", [b"x", b"x" * 99_999, b"x" * 100_000, b"x" * 250_000])
+def test_what_is_no_message_with_arrays_apart_is_read_as_it_is(client, value):
+    client.set(KEY, value)
+    assert values.read(client, KEY) == value
+    assert values.read(client, "elsewhere") is None
+
+
+@pytest.mark.parametrize("limit", [10, 99_999, 100_000, 150_000])
+@pytest.mark.parametrize("value", [codec.encode_tree(TREE), b"x" * 1_200_000], ids=["arrays", "text"])
+def test_of_what_is_too_large_a_byte_more_than_the_limit_is_read_in_the_end(client, value, limit):
+    client.set(KEY, value)
+    seen = Seen(client)
+    assert values.read(seen, KEY, limit) == bytes(value)[: limit + 1]
+    assert seen.num_bytes <= 100_000 + limit + 1
+
+
+def test_a_value_that_is_written_anew_while_it_is_read_is_read_again(client):
+    client.set(KEY, codec.encode_tree(TREE))
+    new = codec.encode_tree({**TREE, "weight": -TREE["weight"]})
+    seen = Seen(client, lambda number: number == 5 and client.set(KEY, new))
+    assert values.read(seen, KEY) == new
+
+
+def test_a_value_that_is_deleted_while_it_is_read_is_none(client):
+    client.set(KEY, codec.encode_tree(TREE))
+    assert values.read(Seen(client, lambda number: number == 5 and client.delete(KEY)), KEY) is None
+
+
+@pytest.mark.parametrize("kept", [100_000, 100_001, 150_000, 1_199_000])
+def test_of_a_message_that_says_it_is_longer_than_it_is_there_is_what_is_there(client, kept):
+    value = bytes(codec.encode_tree(TREE))[:kept]
+    client.set(KEY, value)
+    assert values.read(client, KEY) == value
+    with pytest.raises(MalformedMessage):
+        decode(value)
+
+
+# Remembering
+
+
+@pytest.fixture
+def memory():
+    return values.Memory(max_bytes=3_000_000)
+
+
+def test_what_is_the_same_is_read_once(client, memory):
+    client.set(KEY, stored := codec.encode_tree(TREE))
+    tree, num_bytes = memory.tree(client, KEY, decode)
+    assert_same(tree, TREE)
+    assert num_bytes == len(stored)
+    seen = Seen(client)
+    again, num_bytes = memory.tree(seen, KEY, decode)
+    assert again is tree and num_bytes == seen.num_bytes == codec.PREFIX
+
+
+def test_the_same_numbers_written_again_are_something_else(client, memory):
+    client.set(KEY, codec.encode_tree(TREE))
+    memory.tree(client, KEY, decode)
+    client.set(KEY, codec.encode_tree({**TREE, "bias": 2 * TREE["bias"]}))  # as after a loss of Redis
+    assert memory.tree(client, KEY, decode)[0]["bias"].tolist() == [2.0, 2.0, 2.0]
+    client.delete(KEY)
+    assert memory.tree(client, KEY, decode) is None
+
+
+def test_what_was_written_is_remembered_and_what_was_deleted_is_not(client, memory):
+    client.set(KEY, stored := codec.encode_tree(TREE))
+    memory.update({KEY: stored}, [])
+    seen = Seen(client)
+    assert_same(memory.tree(seen, KEY, decode)[0], TREE)
+    assert seen.num_bytes == codec.PREFIX
+    memory.update({}, [KEY, "elsewhere"])
+    memory.tree(seen, KEY, decode)
+    assert seen.num_bytes > len(stored)
+
+
+def test_no_more_is_remembered_than_may_be_and_the_last_in_any_case(client):
+    memory = values.Memory(max_bytes=2_500_000)
+    for number in range(3):
+        client.set(f"{KEY}{number}", codec.encode_tree(TREE))
+        memory.tree(client, f"{KEY}{number}", decode)
+    read = {}
+    for number in (2, 1, 0):
+        seen = Seen(client)
+        memory.tree(seen, f"{KEY}{number}", decode)
+        read[number] = seen.num_bytes > codec.PREFIX
+    assert read == {2: False, 1: False, 0: True}
+    tight = values.Memory(max_bytes=10)
+    tight.tree(client, f"{KEY}0", decode)
+    tight.tree(seen := Seen(client), f"{KEY}0", decode)
+    assert seen.num_bytes == codec.PREFIX
+
+
+def test_small_trees_are_read_each_time(client, memory):
+    client.set(KEY, stored := codec.encode_tree(SMALL))
+    memory.update({KEY: stored}, [])
+    for _ in range(2):
+        seen = Seen(client)
+        assert_same(memory.tree(seen, KEY, decode)[0], SMALL)
+        assert seen.num_bytes == len(stored)
+
+
+def test_nobody_can_change_what_is_remembered(client, memory):
+    client.set(KEY, stored := codec.encode_tree(TREE))
+    read, _ = memory.tree(client, KEY, decode)
+    memory.update({KEY: stored}, [])
+    written, _ = memory.tree(client, KEY, decode)
+    for tree in (read, written):
+        assert not any(leaf.flags.writeable for leaf in tree.values())
+
+
+def test_threads_that_want_the_same_read_it_once(client, memory):
+    client.set(KEY, stored := codec.encode_tree(TREE))
+    seen, found = Seen(client), []
+    threads = [
+        threading.Thread(target=lambda: found.append(memory.tree(seen, KEY, decode))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(num_bytes == len(stored) for _, num_bytes in found) == 1
+    assert len(found) == 4
+
+
+def test_a_tree_that_is_not_as_expected_is_not_remembered(client, memory):
+    client.set(KEY, codec.encode_tree(TREE))
+
+    def refuse(value):
+        raise MalformedMessage("not like the reference")
+
+    for _ in range(2):
+        with pytest.raises(MalformedMessage):
+            memory.tree(client, KEY, refuse)
+    assert_same(memory.tree(client, KEY, decode)[0], TREE)
