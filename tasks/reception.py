@@ -44,22 +44,21 @@ class Reception:
     def answer(self, client: redis.Redis, site: str, call: Call) -> None:
         """Send what a call asks for, if it does not wait already; what no experiment needs is left out."""
         if call.kind == "started":
-            self._send("welcome", site, lambda: dispatch.welcome(site, call.holder))
+            if self._is_due("welcome", site):
+                dispatch.welcome(site, call.holder)
         elif call.kind in ("submitted", "scored"):
-            name = call.experiment
-            if not client.sismember(keys.RUNNING, name):
-                return
-            if call.kind == "submitted":
-                self._send("aggregate", name, lambda: dispatch.aggregate(name))
-            else:
-                self._send("collect", name, lambda: dispatch.collect(name))
+            task, name = ("aggregate" if call.kind == "submitted" else "collect"), call.experiment
+            if self._is_due(task, name, lambda: client.sismember(keys.RUNNING, name)):
+                (dispatch.aggregate if task == "aggregate" else dispatch.collect)(name)
 
-    def _send(self, task: str, about: str, send: Callable[[], None]) -> None:
+    def _is_due(self, task: str, about: str, is_needed: Callable[[], object] = lambda: True) -> bool:
+        """Whether such a message is to be sent, which is to be done then."""
         now = time.monotonic()
         # Another coordinator may have taken our message, so none is waited for long.
-        if now - self._waiting.get((task, about), -FORGET_SECONDS) >= FORGET_SECONDS:
-            self._waiting[task, about] = now
-            send()
+        if now - self._waiting.get((task, about), -FORGET_SECONDS) < FORGET_SECONDS or not is_needed():
+            return False
+        self._waiting[task, about] = now
+        return True
 
     def _run(self) -> None:
         # Whatever a site calls, the others are heard; what it wrote, supervision finds.

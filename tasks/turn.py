@@ -51,10 +51,14 @@ class Turn:
         self._name = name
         self._models: dict[int, Params] = {}
         self._read_deltas: list[str] = []
+        self._ahead: dict[str, bytes] = {}  # submissions that were read together with one that was asked for
         self.spec = spec
-        self.state = _read_state(pipe, name)
         self.now = now(pipe)
-        self._entries: list[bytes] = pipe.lrange(keys.inbox(name), 0, MAX_DRAIN - 1)
+        with client.pipeline(transaction=False) as reads:
+            reads.hgetall(keys.head(name)).hgetall(keys.sites(name))
+            reads.lrange(keys.inbox(name), 0, MAX_DRAIN - 1)
+            head, records, self._entries = reads.execute()
+        self.state = _state_of(head, records)
         self._num_entries = len(self._entries)
         self._unnamed: list[str] = []
         if self._num_entries == MAX_DRAIN:
@@ -93,8 +97,8 @@ class Turn:
             MalformedMessage: there is something, and it is too large or not a submission.
         """
         key, limit = keys.delta(self._name, site), codec.size_limit(reference)
-        stored = values.read(self._pipe, key, limit)
-        if stored is None:
+        stored = self._stored(site, limit)
+        if not stored:
             if not self._pipe.exists(key):
                 return None  # else it is empty, or has come this moment
             stored = values.read(self._pipe, key, limit) or b""
@@ -209,6 +213,20 @@ class Turn:
             self._redis.srem(keys.RUNNING, name)
         return new
 
+    def _stored(self, site: str, limit: int) -> codec.Buffer | None:
+        """What the site submitted; small ones are read several at once, in the order in which they came."""
+        if limit >= values.PIECE:
+            return values.read(self._pipe, keys.delta(self._name, site), limit)
+        if site not in self._ahead:
+            waiting = self.waiting
+            following = waiting[waiting.index(site) :] if site in waiting else [site]
+            following = following[: values.PIECE // limit]
+            with self._redis.pipeline(transaction=False) as reads:
+                for one in following:
+                    reads.getrange(keys.delta(self._name, one), 0, limit)
+                self._ahead = dict(zip(following, reads.execute(), strict=True))
+        return self._ahead.pop(site)
+
     def _tree(self, key: str) -> Params:
         """What a coordinator wrote."""
         found = remembered.tree(self._pipe, key, lambda stored: codec.decode_tree(stored, reference=None))
@@ -241,9 +259,7 @@ def now(pipe: redis.client.Pipeline) -> float:
     return float(seconds + microseconds / 1e6)
 
 
-def _read_state(pipe: redis.client.Pipeline, name: str) -> State:
-    head = pipe.hgetall(keys.head(name))
-    records = pipe.hgetall(keys.sites(name))
+def _state_of(head: Mapping[bytes, bytes], records: Mapping[bytes, bytes]) -> State:
     return State(
         head=messages.from_hash(Head, head),
         sites={

@@ -177,6 +177,9 @@ class Stored:
     def __init__(self, delta: bytes) -> None:
         self._delta = delta
 
+    def pipeline(self, *, transaction: bool) -> "Batch":
+        return Batch(self._delta)
+
     def hgetall(self, key: str) -> dict[bytes, bytes]:
         return kept_state()[key.rpartition(":")[2]]
 
@@ -197,6 +200,29 @@ class Stored:
 
     def exists(self, key: str) -> bool:
         return True
+
+
+class Batch:
+    """Its pipeline: what is asked of it, all at the end."""
+
+    def __init__(self, delta: bytes) -> None:
+        self._stored, self._answers = Stored(delta), []
+
+    def __enter__(self) -> "Batch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __getattr__(self, name: str) -> Callable[..., "Batch"]:
+        def ask(*arguments: object) -> Batch:
+            self._answers.append(getattr(self._stored, name)(*arguments))
+            return self
+
+        return ask
+
+    def execute(self) -> list[object]:
+        return self._answers
 
 
 def turn_with(delta: bytes) -> Turn:
