@@ -29,7 +29,7 @@ from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from orchestrator import experiment, inspection, members
 from orchestrator.members import Members
-from tasks import codec, messages
+from tasks import codec, messages, turn
 from tasks.presence import SOFTWARE
 from tasks.snapshot import Snapshot, Stream, streams
 from tasks.state import Head, SiteRecord, State
@@ -37,6 +37,7 @@ from workers.errors import ExperimentError, MalformedMessage
 from workers.params import Params
 from workers.settings import Name, NonNegativeInt, explain, settings
 from workers.spec import Spec
+from workers.strategies import Server
 
 FORMAT = 1
 CONTENTS, FILE = "snapshot.json", "experiment.toml"
@@ -178,10 +179,13 @@ def _read(found: Members) -> Archive:
     names = [stream.name for stream in streams(spec.experiment)]
     found.expect([*SINGLE, *names])
     found.bound(names, least=MAX_ROWS, ratio=MAX_RATIO)
-    like = inspection.model_like(spec, min(found.size("model"), inspection.MAX_VALUE))
-    model, params = _tree(found, "model", like)
-    memory, _ = _tree(found, "memory", spec.experiment.strategy.init(params))
+    exact_in = "model" if spec.experiment.compression.down is None else "memory"
+    like = inspection.model_like(spec, min(found.size(exact_in), inspection.MAX_VALUE))
     head = _decoded("head", Head, found.read("head", messages.MAX_BYTES))
+    coding = messages.coding_of_model(spec.experiment, head.version)
+    model, params = _tree(found, "model", like, coding)
+    server = Server(params=params, version=head.version, memory=spec.experiment.strategy.init(params))
+    memory, _ = _tree(found, "memory", turn.with_exact(spec.experiment, server))
     snapshot = Snapshot(
         spec=spec,
         state=State(head=head, sites=_sites(found.read("sites", MAX_TEXT), len(spec.experiment.sites))),
@@ -223,10 +227,10 @@ def _compare(contents: Contents, snapshot: Snapshot, counts: dict[str, int]) -> 
             raise MalformedMessage(f"{CONTENTS}: {what!r:.{members.SHOWN}}: expected {true}, got {told}")
 
 
-def _tree(found: Members, name: str, like: Params) -> tuple[bytes, Params]:
+def _tree(found: Members, name: str, like: Params, coding: codec.Coding = codec.RAW) -> tuple[bytes, Params]:
     data = found.read(name, min(codec.size_limit(like), inspection.MAX_VALUE))
     try:
-        return data, codec.decode_tree(data, like)
+        return data, codec.decode_tree(data, like, coding)
     except MalformedMessage as error:
         raise MalformedMessage(f"{name}: {error}") from error
 

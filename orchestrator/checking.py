@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from rich.table import Table
 
 from orchestrator import experiment
 from tasks import site_file
-from workers import inventory, sources
+from workers import inventory, sources, tables
 from workers.data_settings import Data, Layout
 from workers.datasets import Dataset
-from workers.errors import DataError, ExperimentError
+from workers.errors import DataError, ExperimentError, SettingsError
 from workers.inventory import ColumnFacts
 from workers.mistakes import Mistake, Mistakes
 from workers.source_settings import Source
@@ -47,19 +48,39 @@ def check(file: Path, experiment_file: Path | None, *, as_json: bool) -> bool:
         SettingsError: the site's file is wrong.
         ExperimentError: the experiment's is, or it does not ask for a data set of this site.
     """
-    found = site_file.read(file)
-    asked = None if experiment_file is None else experiment.read(experiment_file).data
-    if asked is not None:
+    with _looking():
+        found = site_file.read(file)
+        study = None if experiment_file is None else experiment.read(experiment_file)
+    asked, warnings = None, []
+    if study is not None:
+        asked = study.data
         _check_asked(asked, file, tuple(found.sources))
+        if found.name not in study.sites:
+            sites = tables.listed(study.sites)
+            warnings.append(f"{found.name} is not among the sites of the experiment, which are {sites}")
     checked = [
         _check(source, asked.layout if asked is not None and asked.dataset == name else None)
         for name, source in found.sources.items()
     ]
     if as_json:
-        print(json.dumps({"site": found.name, "datasets": [_plain(one) for one in checked]}, indent=2))
+        print(
+            json.dumps(
+                {"site": found.name, "warnings": warnings, "datasets": [_plain(one) for one in checked]},
+                indent=2,
+            )
+        )
     else:
-        _show(found.name, file, checked)
+        _show(found.name, file, checked, warnings)
     return not any(one.num_mistakes for one in checked)
+
+
+@contextmanager
+def _looking() -> Iterator[None]:
+    """Reading a file that is only looked at: a mistake in it keeps nothing from being started."""
+    try:
+        yield
+    except (ExperimentError, SettingsError) as error:
+        raise type(error)(str(error).replace("nothing was started, because of", "this is wrong:")) from error
 
 
 def _check_asked(data: Data, file: Path, names: Sequence[str]) -> None:
@@ -95,6 +116,7 @@ def _check(source: Source, layout: Layout | None) -> Checked:
     except DataError:
         if not mistakes.total:
             raise
+        found = dataclasses.replace(found, notes=sources.hints(source))
     return dataclasses.replace(found, mistakes=mistakes.first, num_mistakes=mistakes.total)
 
 
@@ -150,8 +172,10 @@ def _plain(checked: Checked) -> dict[str, object]:
     return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
 
 
-def _show(site: str, file: Path, checked: Iterable[Checked]) -> None:
+def _show(site: str, file: Path, checked: Iterable[Checked], warnings: Sequence[str]) -> None:
     console.print(f"site {site}: what follows stays on this screen", style="bold")
+    for warning in warnings:
+        console.print(warning, style="yellow", soft_wrap=True)
     num_shown = 0
     for one in checked:
         num_shown += 1

@@ -150,7 +150,9 @@ def import_(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="runs/<name>/model.safetensors", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="A CSV file with the model's features.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="A CSV or Parquet file with the model's features.", show_default=False)
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write; by default <file>.predictions.csv.")
     ] = None,
@@ -158,9 +160,15 @@ def predict(
         str | None,
         typer.Option(help="package.module:name, where the model is a user's own: it is called here."),
     ] = None,
+    site: Annotated[
+        Path | None, typer.Option(help="A hospital's site.toml: the file is written as its data sets are.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Which of them; by default the one that the model was trained on.")
+    ] = None,
 ) -> None:
-    """Write a model's predictions for the rows of a CSV file."""
-    commands.predict(model, file, output, allow_model)
+    """Write a model's predictions for the rows of a table, numbered from 1."""
+    commands.predict(model, file, output, allow_model, site, dataset)
 
 
 @data.command(name="list")

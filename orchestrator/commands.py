@@ -15,7 +15,6 @@ from orchestrator import (
     experiment,
     hosting,
     live,
-    prediction,
     results,
     runs,
     summary,
@@ -23,15 +22,16 @@ from orchestrator import (
 )
 from orchestrator.lazily import lazily
 from orchestrator.runs import Run
-from tasks import attendance, environment, progress
+from tasks import attendance, environment, progress, site_file
 from tasks.app import connect, connect_to, use_broker
 from tasks.ledger import Ledger
-from workers.errors import NotFound
+from workers.errors import NotFound, SettingsError
 from workers.models import own
 
 # Loads data sets, which takes a second: meanwhile the processes of a run on this machine start.
 submission = lazily("orchestrator.submit")
 moving = lazily("orchestrator.moving")
+prediction = lazily("orchestrator.prediction")
 
 console = Console(markup=False)
 messages = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
@@ -167,12 +167,24 @@ def import_(file: Path, *, as_json: bool) -> None:
     _print(facts, told, as_json)
 
 
-def predict(model: Path, file: Path, output: Path | None, allow_model: str | None) -> None:
-    """Write predictions; a user's own model may be allowed for them."""
+def predict(
+    model: Path,
+    file: Path,
+    output: Path | None,
+    allow_model: str | None,
+    site: Path | None,
+    dataset: str | None,
+) -> None:
+    """Write predictions, of a file as a site writes its own; a user's own model may be allowed for them."""
+    if dataset is not None and site is None:
+        raise SettingsError("--dataset: is one of a site's; say which site.toml by --site")
     if allow_model is not None:
         own.allow([allow_model])
+    sources = {} if site is None else site_file.read(site).sources
+    if site is not None and not sources:
+        raise SettingsError(f"{site}: expected [[datasets]] that say how the file is written, and has none")
     written = output or file.with_suffix(".predictions.csv")
-    num_rows = prediction.predict(model, file, written)
+    num_rows = prediction.predict(model, file, written, sources, dataset)
     console.print(f"{num_rows} predictions in {written}", highlight=False)
 
 

@@ -8,9 +8,13 @@ import time
 from pathlib import Path
 
 from orchestrator import experiment, private_redis, runs
+from orchestrator.lazily import lazily
 from orchestrator.runs import Run
 from tasks import environment
 from workers.errors import Unavailable
+
+# Reads data sets, which only a trial with a table of its own needs here.
+submission = lazily("orchestrator.submit")
 
 START_SECONDS = 30.0
 
@@ -20,10 +24,13 @@ def launch(file: Path, launched: float) -> tuple[Run, subprocess.Popen[bytes]]:
 
     Raises:
         ExperimentError: the file is wrong; nothing was started.
+        DataError: the table that it shares out is; nothing was started.
         Unavailable: there is no Redis server program; nothing was started.
     """
     written = experiment.read(file)
     private_redis.server_program()
+    if written.data.file is not None:
+        submission.check_table(written, file.parent.absolute())
     run = runs.claim(environment.runs_dir(), file, written.name, launched=launched, is_here=True)
     return run, start(run)
 
@@ -79,4 +86,6 @@ def last_words(run: Run) -> str:
     """The last line of the host's log."""
     log = run.logs / "host.log"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return f"{lines[-1]} (more in {log})" if lines else f"it said nothing (log: {log})"
+    return (
+        f"{lines[-1].removeprefix('fedelta: ')} (more in {log})" if lines else f"it said nothing (log: {log})"
+    )

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from workers import site_names
 from workers.metrics import METRICS
 from workers.models import predictions
 from workers.params import Params
@@ -50,8 +51,8 @@ class Tables:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The sites, in the experiment's order."""
-        return self.spec.experiment.sites
+        """The sites, in the order of tables."""
+        return site_names.in_order(self.spec.experiment.sites)
 
     def scores(self, site: str, metric: str) -> list[tuple[str, float]]:
         """Versions and values of a metric at a site, or of the mean ("global"), where it is defined."""

@@ -1,43 +1,59 @@
-"""Predictions of a saved model for the rows of a CSV file."""
+"""Predictions of a saved model for the rows of a table."""
 
 import csv
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 
-from workers import cells, model_file
-from workers.errors import DataError
+from workers import loading, model_file
+from workers.errors import DataError, SettingsError
+from workers.mistakes import Mistakes
 from workers.models import predictions
 from workers.schema import Schema
-from workers.source_settings import MISSING
+from workers.source_settings import Source
 
-MISSING_TEXTS = cells.markers(MISSING)
+Sources: TypeAlias = Mapping[str, Source]
+
 MAX_VALUE = 1e30  # in absolute value; float32, in which models compute, ends at 3e38
 
 
-def predict(model: Path, csv_file: Path, output: Path) -> int:
-    """Write a row of predictions for each row of the file; returns how many.
+def predict(
+    model: Path,
+    file: Path,
+    output: Path,
+    own: Sources = MappingProxyType({}),
+    dataset: str | None = None,
+) -> int:
+    """Write a row of predictions for each row of the file, in their order; returns how many.
 
-    The file has a header that names at least the model's features, in any order. Written are: for regression
-    the target's value; for classes the probability of each and the likeliest; for survival the relative risk.
+    The file is a table (CSV or Parquet) that has at least the model's features, in any order. With a site's
+    `own` data sets, it is written as the one called `dataset` is: names of columns, values, separator and
+    all. By default, that is the one that the model was trained on, or the only one.
+
+    Written are the row, 1 for the first below the line of names, and for regression the target's value; for
+    classes the likeliest and the probability of each; for survival the relative risk.
 
     Raises:
-        DataError: a file cannot be read or written, or lacks a feature, or has a value that is not a number;
-            names file, row and column.
+        DataError: a file cannot be read or written, lacks a feature, or has cells that are not what the model
+            expects; names file, rows and columns, the first 20 at once.
+        SettingsError: there is no such data set, or it is not clear which, or it is no table.
     """
     spec, params = model_file.load(model)
     schema = spec.schema
     if schema.preprocessing is None and spec.experiment.data.standardize != "local":
         raise DataError(f"{model}: its experiment ended before any site had described its examples")
-    raw = read_features(csv_file, schema)
+    raw = read_features(_source(file, own, dataset, spec.experiment.data.dataset), schema)
     # Where every site has its own preprocessing, the file is taken for that of one.
     features = schema.prepared(raw, None if schema.preprocessing else schema.fitted(raw))
     predicted = predictions(schema.target_kind, spec.model.apply(params, features))
     unfinished = output.with_name(f".{output.name}.unfinished")
     try:
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(_rows(schema, predicted))
+        with unfinished.open("w", newline="", encoding="utf-8") as written:
+            csv.writer(written).writerows(_rows(schema, predicted))
         unfinished.replace(output)
     except OSError as error:
         raise DataError(f"{output}: cannot be written: {error}") from error
@@ -48,72 +64,52 @@ def predict(model: Path, csv_file: Path, output: Path) -> int:
 
 def _rows(schema: Schema, predicted: np.ndarray) -> Iterator[list[str]]:
     """The header, then a row per prediction."""
-    if schema.target_kind == "regression":
-        yield [schema.target]
-        yield from ([f"{value:.6g}"] for value in predicted)
-        return
-    if schema.target_kind == "survival":
-        yield [f"relative risk of {schema.target}"]
-        yield from ([f"{risk:.6g}"] for risk in predicted)
+    if schema.target_kind in ("regression", "survival"):
+        yield [
+            "row",
+            f"relative risk of {schema.target}" if schema.target_kind == "survival" else schema.target,
+        ]
+        yield from ([f"{row}", f"{value:.6g}"] for row, value in enumerate(predicted, 1))
         return
     if schema.target_kind == "binary":
         predicted = np.stack([1 - predicted, predicted], axis=1)
-    yield [schema.target, *(f"probability of {name}" for name in schema.classes)]
-    for probabilities in predicted:
+    yield ["row", schema.target, *(f"probability of {name}" for name in schema.classes)]
+    for row, probabilities in enumerate(predicted, 1):
         likeliest = schema.classes[int(probabilities.argmax())]
-        yield [likeliest, *(f"{probability:.6g}" for probability in probabilities)]
+        yield [f"{row}", likeliest, *(f"{probability:.6g}" for probability in probabilities)]
 
 
-def read_features(csv_file: Path, schema: Schema) -> np.ndarray:
-    """The file's raw features in the schema's order, float64 `(rows, num_features)`; NaN where it has none.
+def read_features(source: Source, schema: Schema) -> np.ndarray:
+    """The table's raw features in the schema's order, float64 `(rows, num_features)`; NaN where it has none.
 
     Raises:
-        DataError: a column is missing, or a cell is neither what it should be nor empty.
+        DataError: it cannot be read, a column is missing, or cells are neither what they should be nor
+            missing; names the first 20 of these, with row and column.
     """
     if schema.size is not None:
-        raise DataError(f"{csv_file}: expected images, and a CSV file has none; the model is one of images")
-    try:
-        with csv_file.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in schema.features if name not in (reader.fieldnames or [])]
-            if missing:
-                raise DataError(f"{csv_file}: expected columns that are not there: {', '.join(missing)}")
-            rows = [
-                [
-                    _value(row[name], name, schema, f"{csv_file}, row {number}, column {name!r}")
-                    for name in schema.features
-                ]
-                for number, row in enumerate(reader, start=1)
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{csv_file}: cannot be read: {error}") from error
-    if not rows:
-        raise DataError(f"{csv_file}: expected at least one row below the header")
-    return np.asarray(rows, np.float64)
+        raise DataError(f"{source.path}: expected images, and a table has none; the model is one of images")
+    mistakes = Mistakes(None, source.path)
+    raw = loading.features(source, schema.features, schema.categories, mistakes)
+    for row, place in np.argwhere(np.isfinite(raw) & (np.abs(raw) > MAX_VALUE)).tolist():
+        name = schema.features[place]
+        expected = f"a number of at most {MAX_VALUE:g}"
+        mistakes.add(expected, f"{raw[row, place]:g}", row=row + 1, column=name, here=source.here(name))
+    mistakes.refuse()
+    if not len(raw):
+        raise mistakes.unreadable("at least one row below the line of names")
+    return raw
 
 
-def _value(text: str | None, feature: str, schema: Schema, where: str) -> float:
-    """A cell as the schema has it: a number, the index of a category, or NaN."""
-    if text is None:
-        raise DataError(f"{where}: expected a value, and the row has too few columns")
-    known = [cells.canonical(category) for category in schema.categories.get(feature, ())]
-    written = cells.canonical(text)
-    if written in known:
-        return float(known.index(written))
-    if written in MISSING_TEXTS:
-        return np.nan
-    if known:
-        raise DataError(f"{where}: expected one of {', '.join(known)}, got {text!r}")
-    return _number(text, where)
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise DataError(f"{where}: expected a number, got {text!r}") from error
-    if not np.isfinite(value):
-        raise DataError(f"{where}: expected a finite number, got {text!r}")
-    if abs(value) > MAX_VALUE:
-        raise DataError(f"{where}: expected a number of at most {MAX_VALUE:g}, got {text!r}")
-    return value
+def _source(file: Path, own: Sources, dataset: str | None, asked: str | None) -> Source:
+    """The file, written as the chosen data set is, or as the one that the model's experiment asked for."""
+    if not own:
+        return loading.of_file(file)
+    name = dataset or (asked if asked in own or len(own) > 1 else next(iter(own)))
+    if name is None or name not in own:
+        got = f"got {dataset!r}" if dataset else "say which"
+        raise SettingsError(f"dataset: expected one of {', '.join(own)}, as which the file is written; {got}")
+    if own[name].format not in ("csv", "parquet"):
+        raise SettingsError(
+            f"dataset: expected one that is a table (csv or parquet); {name} is {own[name].format}"
+        )
+    return dataclasses.replace(own[name], path=file)

@@ -5,6 +5,7 @@ experiment.toml      the file as it was submitted
 address.json         while a run on this machine lives: where its Redis is, and who hosts it
 redis/               its private Redis's data; gone when the run has completed
 logs/                what its processes say
+table.json           of a trial whose sites are those of its table: how many that has
 summary.json, history.csv, evaluations.csv, events.csv, model.safetensors, report.html, *.png   results
 """
 
@@ -54,6 +55,15 @@ class Run:
     def pooled(self) -> dict[str, Any] | None:
         """By site, the metrics of the pooled baseline, if it was asked for."""
         return _read(self.folder / "pooled.json")
+
+    @property
+    def num_hospitals(self) -> int | None:
+        """How many a trial's table has, where all with enough examples take part."""
+        return (_read(self.folder / "table.json") or {}).get("hospitals")
+
+    def note_hospitals(self, number: int) -> None:
+        """Keep how many a trial's table has."""
+        (self.folder / "table.json").write_text(json.dumps({"hospitals": number}))
 
     @property
     def launched(self) -> float | None:

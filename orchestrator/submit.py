@@ -1,6 +1,7 @@
 """Submitting an experiment: its schema, its initial model, its first orders."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
@@ -42,6 +43,25 @@ def submit(run: Run) -> bool:
     return True
 
 
+def check_table(written: Experiment, folder: Path) -> None:
+    """Look at the table that a trial shares out, named from this folder on, before anything is started.
+
+    Raises:
+        DataError: it is wrong, of which all is told, or a site has too few examples.
+    """
+    trial = _located(written, folder)
+    data.describe(dataclasses.replace(trial, sites=trial.sites or data.sites_of(trial.data)))
+
+
+def _located(written: Experiment, folder: Path) -> Experiment:
+    """The experiment with its trial's table, if it has one, named from this folder on."""
+    if written.data.file is None:
+        return written
+    return dataclasses.replace(
+        written, data=dataclasses.replace(written.data, file=str(folder / written.data.file))
+    )
+
+
 def _spec(written: Experiment, schema: Schema) -> Spec:
     """Both together; a model of the author's own is allowed here, where its author is.
 
@@ -65,13 +85,15 @@ def complete(run: Run) -> Experiment:
     """
     originals.use(environment.data_folders())
     written = dataclasses.replace(experiment.read(run.experiment_file), name=run.name)
-    if written.data.file is not None:
-        path = run.origin / written.data.file
-        written = dataclasses.replace(written, data=dataclasses.replace(written.data, file=str(path)))
+    written = _located(written, run.origin)
     if written.data.is_at_sites and run.is_here:
         raise ExperimentError(
             f"{run.experiment_file}: data.dataset: {written.data.dataset} is what hospitals have at home, "
             "and a run on this machine has none: name a broker or a connection (see docs/data.md), or try it "
             "with data.file"
         )
-    return written if written.sites else dataclasses.replace(written, sites=data.sites_of(written.data))
+    if written.sites:
+        return written
+    sites = data.sites_of(written.data)
+    run.note_hospitals(data.num_sites_in(written.data))
+    return dataclasses.replace(written, sites=sites)

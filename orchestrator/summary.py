@@ -28,6 +28,7 @@ def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
         "strategy": experiment.strategy.kind,
         "outcome": head.outcome or head.phase,
         "reason": head.reason or roster.preparation(found),
+        "hospitals": _hospitals(found, run),
         "applied": head.applied,
         "versions": head.version,
         "refused": head.refused,
@@ -56,6 +57,14 @@ def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
             for site in found.sites
         },
     }
+
+
+def _hospitals(found: Progress, run: Run) -> dict[str, int] | None:
+    """How many of a trial's table take part, where these are all with enough examples."""
+    if run.num_hospitals is None:
+        return None
+    data = found.spec.experiment.data
+    return {"taking_part": len(found.sites), "all": run.num_hospitals, "min_examples": data.min_examples}
 
 
 def _last_row(client: redis.Redis, found: Progress, site: str) -> EvaluationRow | None:
@@ -108,6 +117,11 @@ def table(found: Mapping[str, Any], run: Run) -> RenderableType:
         f"{found['applied']} updates and {found['versions']} versions in {found['seconds']:.1f} s\n"
         f"first update {_shown(found['first_update_seconds'])} s after the command"
     )
+    if hospitals := found.get("hospitals"):  # a summary of an older version has none
+        outline += (
+            f"\n{hospitals['taking_part']} of {hospitals['all']} hospitals of the table take part: "
+            f"those with at least {hospitals['min_examples']} examples (min_examples)"
+        )
     if idle := [site for site, facts in found["sites"].items() if not facts["updates"]]:
         outline += f"\nno update of {', '.join(idle)} is in the model"
     how = f"fedelta resume {found['name']} goes on" if found["outcome"] in ("stopped", "failed") else ""

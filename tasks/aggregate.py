@@ -2,7 +2,7 @@
 
 import logging
 
-from tasks import codec, dispatch, exposition, hooks, personalization, preparation, state
+from tasks import codec, dispatch, exposition, hooks, messages, personalization, preparation, state
 from tasks.app import app, connect
 from tasks.draining import Drain, finish, refuse
 from tasks.ledger import Ledger
@@ -104,19 +104,21 @@ def checked_update(turn: Turn, server: Server, site: str, submission: Submission
     """
     if submission.delta is None:
         raise MalformedMessage(f"the site could not train: {submission.error}")
-    delta = codec.unpack_tree(submission.delta, server.params)
+    record, experiment = turn.state.sites[site], turn.spec.experiment
+    coding = messages.coding_of_delta(experiment, site, record.sequence)
+    delta = codec.unpack_tree(submission.delta, server.params, coding)
     if path := trees.out_of_bounds(delta):
         raise MalformedMessage(f"leaf {path!r} of the delta is not finite, or beyond {trees.MAX_ABSOLUTE:g}")
-    max_norm = turn.spec.experiment.strategy.max_norm
+    max_norm = experiment.strategy.max_norm
     if max_norm is not None and (norm := trees.norm(delta)) > max_norm:
         raise MalformedMessage(f"norm {norm:g} is past the maximum of {max_norm:g}")
     if submission.num_examples < 1:
         raise MalformedMessage("expected a number of examples of at least 1")
-    base_version = turn.state.sites[site].base_version
+    base_version = record.base_version
     assert base_version is not None  # the site is outstanding
     return Update(
         delta=delta,
-        base=turn.model(base_version) if turn.spec.experiment.strategy.uses_base else {},
+        base=turn.model(base_version) if experiment.strategy.uses_base else {},
         num_examples=submission.num_examples,
         staleness=server.version - base_version,
     )

@@ -20,12 +20,14 @@ is 1024; nothing here follows it down.
 import math
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 import numpy as np
 
+from workers import compression as compressing
 from workers import params as trees
+from workers.compression import Compression
 from workers.errors import MalformedMessage
 from workers.params import Array, Params
 
@@ -46,12 +48,33 @@ PackedTree: TypeAlias = list[list[Any]]
 Buffer: TypeAlias = bytes | memoryview
 
 
-def pack_tree(tree: Mapping[str, Array]) -> PackedTree:
-    """The tree as msgpack takes it, sharing the arrays' memory."""
-    return [[path, _pack_leaf(np.asarray(leaf))] for path, leaf in tree.items()]
+class Coding(NamedTuple):
+    """How the float32 leaves of a tree are written; sender and receiver know it from the experiment."""
+
+    compression: Compression | None = None  # None: as they are
+    seed: int = 0
+
+    def of_leaf(self, number: int) -> int:
+        """The seed of one of the tree's leaves."""
+        return (self.seed + number) % 2**63
 
 
-def unpack_tree(packed: object, reference: Mapping[str, Array] | None) -> Params:
+RAW = Coding()
+
+
+def pack_tree(tree: Mapping[str, Array], coding: Coding = RAW) -> PackedTree:
+    """The tree as msgpack takes it; what is not compressed shares the arrays' memory.
+
+    Raises:
+        ValueError: a value is too large to be compressed, or not finite.
+    """
+    return [
+        [path, _pack_leaf(np.asarray(leaf), coding.compression, coding.of_leaf(number))]
+        for number, (path, leaf) in enumerate(tree.items())
+    ]
+
+
+def unpack_tree(packed: object, reference: Mapping[str, Array] | None, coding: Coding = RAW) -> Params:
     """The tree, in the reference's order.
 
     `reference` has the paths, shapes and dtypes that are expected; None accepts any, for what we wrote
@@ -60,7 +83,10 @@ def unpack_tree(packed: object, reference: Mapping[str, Array] | None) -> Params
     Raises:
         MalformedMessage: it is not a tree, or not like the reference; names the leaf that differs.
     """
-    leaves = [_unpack_leaf(entry) for entry in _checked(packed, list, "a list of leaves")]
+    leaves = [
+        _unpack_leaf(entry, reference, coding.compression, coding.of_leaf(number))
+        for number, entry in enumerate(_checked(packed, list, "a list of leaves"))
+    ]
     tree = dict(leaves)
     if len(tree) != len(leaves):
         raise MalformedMessage(f"expected each leaf once, got {str([path for path, _ in leaves]):.{SHOWN}}")
@@ -80,17 +106,17 @@ def unpack_tree(packed: object, reference: Mapping[str, Array] | None) -> Params
     return {path: tree[path] for path in reference}
 
 
-def encode_tree(tree: Mapping[str, Array]) -> Buffer:
+def encode_tree(tree: Mapping[str, Array], coding: Coding = RAW) -> Buffer:
     """A tree as a message of its own: a model, or a strategy's memory."""
-    return pack({"v": 1, "tree": pack_tree(tree)}, tree_in="tree")
+    return pack({"v": 1, "tree": pack_tree(tree, coding)}, tree_in="tree")
 
 
-def decode_tree(data: Buffer, reference: Mapping[str, Array] | None) -> Params:
+def decode_tree(data: Buffer, reference: Mapping[str, Array] | None, coding: Coding = RAW) -> Params:
     """The inverse of `encode_tree`, checked as `unpack_tree` does."""
     message = unpack(data, num_leaves(data, reference))
     if message.keys() != {"v", "tree"} or type(message["v"]) is not int or message["v"] != 1:
         raise MalformedMessage(f"expected a tree of format 1, got a map of {str(sorted(message)):.{SHOWN}}")
-    return unpack_tree(message["tree"], reference)
+    return unpack_tree(message["tree"], reference, coding)
 
 
 def pack(
@@ -227,25 +253,28 @@ def _pass_over(data: Buffer) -> None:
     parser.skip()
 
 
-def _pack_leaf(leaf: np.ndarray) -> dict[str, Any]:
-    little_endian = np.ascontiguousarray(leaf, DTYPES[leaf.dtype.name])
-    return {
-        "dtype": leaf.dtype.name,
-        "shape": list(leaf.shape),
-        "encoding": "raw",
-        "data": little_endian.reshape(-1).view(np.uint8).data,
-    }
+def _pack_leaf(leaf: np.ndarray, compression: Compression | None, seed: int) -> dict[str, Any]:
+    encoding: str = "raw"
+    if compression is not None and leaf.dtype == np.float32:
+        encoding, data = compression.kind, compressing.encode(compression, leaf, seed)
+    else:
+        data = np.ascontiguousarray(leaf, DTYPES[leaf.dtype.name]).reshape(-1).view(np.uint8)
+    return {"dtype": leaf.dtype.name, "shape": list(leaf.shape), "encoding": encoding, "data": data.data}
 
 
-def _unpack_leaf(entry: object) -> tuple[str, np.ndarray]:
+def _unpack_leaf(
+    entry: object, reference: Mapping[str, Array] | None, compression: Compression | None, seed: int
+) -> tuple[str, np.ndarray]:
     pair = _checked(entry, list, "a leaf [path, array]")
     if len(pair) != 2:
         raise MalformedMessage(f"expected a leaf [path, array], got a list of {len(pair)}")
     path = _checked(pair[0], str, "a leaf's path")
     where = f"of leaf {path!r:.{SHOWN}}"
     fields = _checked(pair[1], dict, f"the array {where}")
-    if fields.keys() != {"dtype", "shape", "encoding", "data"} or fields["encoding"] != "raw":
-        raise MalformedMessage(f"the array {where}: expected dtype, shape, encoding 'raw' and data")
+    is_compressed = compression is not None and fields.get("dtype") == "float32"
+    encoding = compression.kind if compression is not None and is_compressed else "raw"
+    if fields.keys() != {"dtype", "shape", "encoding", "data"} or fields["encoding"] != encoding:
+        raise MalformedMessage(f"the array {where}: expected dtype, shape, encoding {encoding!r} and data")
     dtype = DTYPES.get(_checked(fields["dtype"], str, f"the dtype {where}"))
     if dtype is None:
         raise MalformedMessage(f"the dtype {where}: expected one of {', '.join(DTYPES)}")
@@ -255,12 +284,31 @@ def _unpack_leaf(entry: object) -> tuple[str, np.ndarray]:
     data = fields["data"]
     if type(data) not in (bytes, memoryview):
         raise MalformedMessage(f"expected the data {where}, got {type(data).__name__}")
+    if compression is None or not is_compressed:
+        return path, _as_they_are(data, dtype, shape, where)
+    if reference is not None and (path not in reference or reference[path].shape != tuple(shape)):
+        return path, _stand_in(shape, where)
+    try:
+        return path, compressing.decode(compression, data, tuple(shape), seed)
+    except ValueError as error:
+        raise MalformedMessage(f"the data {where}: {error}") from error
+
+
+def _as_they_are(data: Buffer, dtype: str, shape: list[int], where: str) -> np.ndarray:
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != expected:
         raise MalformedMessage(f"the data {where}: expected {expected} bytes for {shape}, got {len(data)}")
     try:
-        return path, np.frombuffer(data, dtype).reshape(shape)
+        return np.frombuffer(data, dtype).reshape(shape)
     except ValueError as error:  # sizes whose product is 0 may still be more than NumPy has
+        raise MalformedMessage(f"the shape {where}: {error}") from error
+
+
+def _stand_in(shape: list[int], where: str) -> np.ndarray:
+    """What is refused for its shape: it is not unpacked, as a few bytes may be many values."""
+    try:
+        return np.broadcast_to(np.float32(0), shape)
+    except ValueError as error:
         raise MalformedMessage(f"the shape {where}: {error}") from error
 
 

@@ -20,7 +20,7 @@ def evaluate(experiment: str, site: str, version: int) -> None:
     ledger = SiteLedger(connect())
     try:
         part = participation(experiment, site)
-        params, _ = ledger.model(experiment, version, part.reference)
+        params, _ = ledger.model(part.spec.experiment, version, part.reference)
     except NotFound:
         logger.debug("%s %s: version %d is not asked for any more", experiment, site, version)
         return

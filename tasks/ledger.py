@@ -14,6 +14,7 @@ from tasks.turn import Turn
 from workers.errors import NotFound
 from workers.params import Params
 from workers.spec import Spec
+from workers.strategies import Server
 
 
 class Ledger:
@@ -38,8 +39,9 @@ class Ledger:
             pipe.sadd(keys.RUNNING, name)
             pipe.multi()
             pipe.set(keys.spec(name), messages.encode_spec(spec))
-            pipe.set(keys.model(name, 0), codec.encode_tree(params))
-            pipe.set(keys.memory(name), codec.encode_tree(memory))
+            server = Server(params=params, version=0, memory=memory)
+            pipe.set(keys.model(name, 0), codec.encode_tree(params, messages.coding_of_model(experiment, 0)))
+            pipe.set(keys.memory(name), codec.encode_tree(turn.with_exact(experiment, server)))
             turn.write_state(pipe, experiment, State(head=new.head, sites={}), new)
             try:
                 pipe.execute()

@@ -257,6 +257,16 @@ def seed_of(experiment: Experiment, site: str, sequence: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1  # fits a signed 64-bit integer
 
 
+def coding_of_delta(experiment: Experiment, site: str, sequence: int) -> codec.Coding:
+    """How the delta of a site's order is written."""
+    return codec.Coding(experiment.compression.up, seed_of(experiment, site, sequence))
+
+
+def coding_of_model(experiment: Experiment, version: int) -> codec.Coding:
+    """How a version of the model is written."""
+    return codec.Coding(experiment.compression.down, seed_of(experiment, "", version))
+
+
 def _num_leaves(kind: type, data: codec.Buffer, reference: Mapping[str, Array] | None) -> int:
     """What bounds the lists and maps of a message of that kind; what has no tree is bounded in bytes, too."""
     if kind is Submission:

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from tasks import own_models
+from tasks import feedback, own_models
 from tasks.messages import Order, Submission
 from tasks.participation import Participation, participation
 from tasks.site_ledger import Lease, SiteLedger
@@ -22,11 +22,11 @@ def personalize(ledger: SiteLedger, experiment: str, order: Order, lease: Lease)
     """Make the site's own model, keep it here, and report the metrics of all that it is compared with."""
     begun = time.monotonic()
     part = participation(experiment, order.site)
-    last, bytes_down = ledger.model(experiment, order.base_version, part.reference)
+    last, bytes_down = ledger.model(part.spec.experiment, order.base_version, part.reference)
     written, examples = part.spec.experiment, part.data.train
     metrics = measured(part, last)
     if written.personal is not None:
-        own = own_models.before(experiment, order)
+        own = feedback.split(own_models.before(experiment, order)).own
         model = personal.finish(part.spec, last, own, examples, order.seed)
         if path := trees.out_of_bounds(model):
             raise FedeltaError(f"leaf {path!r} is not finite, or beyond {trees.MAX_ABSOLUTE:g}: {ADVICE}")

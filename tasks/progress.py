@@ -10,6 +10,7 @@ import redis
 from tasks import attendance, codec, keys, ledger, messages, values
 from tasks.messages import Announcement, EvaluationRow, Event, HistoryRow, MetricsRow
 from tasks.state import Head, SiteRecord
+from workers import site_names
 from workers.errors import MalformedMessage, NotFound
 from workers.params import Params
 from workers.spec import Spec
@@ -59,7 +60,7 @@ def read(client: redis.Redis, name: str, num_rows: int = 200) -> Progress:
         NotFound: there is no experiment of that name.
     """
     spec = ledger.Ledger(client).spec(name)
-    sites = spec.experiment.sites
+    sites = site_names.in_order(spec.experiment.sites)
     with client.pipeline(transaction=False) as pipe:
         pipe.time()
         pipe.exists(keys.COORDINATOR)
@@ -122,7 +123,7 @@ def evaluations(client: redis.Redis, name: str, site: str) -> Iterator[Evaluatio
 
 
 def model(client: redis.Redis, name: str, version: int) -> Params:
-    """The parameters of a version.
+    """The parameters of a version, as sites have them.
 
     Raises:
         NotFound: it is deleted, or never was.
@@ -130,7 +131,8 @@ def model(client: redis.Redis, name: str, version: int) -> Params:
     stored = values.read(client, keys.model(name, version))
     if stored is None:
         raise NotFound(f"experiment {name}: no model of version {version} in the ledger")
-    return codec.decode_tree(stored, reference=None)
+    experiment = ledger.Ledger(client).spec(name).experiment
+    return codec.decode_tree(stored, None, messages.coding_of_model(experiment, version))
 
 
 def _rows(kind: type[Row], entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Row]:

@@ -15,7 +15,7 @@ from tasks.messages import Announcement, EvaluationRow, Offer, Order, Submission
 from workers.errors import NotFound
 from workers.metrics import Metrics
 from workers.params import Array, Params
-from workers.spec import Spec
+from workers.spec import Experiment, Spec
 
 LEASE = 10  # seconds that a lease lasts if its holder does not renew it
 REMEMBERED = 30 * 24 * 3600  # seconds that a site's last announcement is kept
@@ -143,17 +143,18 @@ class SiteLedger:
                 except redis.WatchError:
                     pass  # it is somebody else's by now
 
-    def model(self, experiment: str, version: int, reference: dict[str, Array]) -> tuple[Params, int]:
+    def model(self, experiment: Experiment, version: int, reference: dict[str, Array]) -> tuple[Params, int]:
         """The parameters of a version, and the bytes that were fetched for them.
 
         Raises:
             NotFound: nobody needs that version any more, so it is deleted.
             MalformedMessage: it is not like the reference: this site has another model of that name.
         """
-        key = keys.model(experiment, version)
-        found = remembered.tree(self._redis, key, lambda stored: codec.decode_tree(stored, reference))
+        coding = messages.coding_of_model(experiment, version)
+        key = keys.model(experiment.name, version)
+        found = remembered.tree(self._redis, key, lambda stored: codec.decode_tree(stored, reference, coding))
         if found is None:
-            raise NotFound(f"experiment {experiment}: version {version} is deleted")
+            raise NotFound(f"experiment {experiment.name}: version {version} is deleted")
         return found
 
     def submit(self, experiment: str, lease: Lease, submission: Submission) -> bool:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 import redis
 from redis import RedisError
 
-from tasks import codec, hooks, own_models
+from tasks import feedback, hooks, own_models
 from tasks.app import app, connect
 from tasks.describe import describe
+from tasks.feedback import Kept
 from tasks.messages import Asked, Order, Submission
 from tasks.participation import participation
 from tasks.personalize import personalize
@@ -94,19 +95,20 @@ def carry_out(ledger: SiteLedger, experiment: str, order: Order, lease: Lease) -
     begun = time.monotonic()
     part = participation(experiment, order.site)
     settings = part.spec.experiment
-    base, bytes_down = ledger.model(experiment, order.base_version, part.reference)
-    own = own_models.before(experiment, order) if settings.keeps_own else {}
-    trained = personal.carry_out(part.spec, base, own, part.data.train, order.seed)
+    base, bytes_down = ledger.model(settings, order.base_version, part.reference)
+    kept = feedback.split(own_models.before(experiment, order) if settings.keeps_own else {})
+    trained = personal.carry_out(part.spec, base, kept.own, part.data.train, order.seed)
     if not math.isfinite(trained.loss):
         raise FedeltaError("training has diverged: the loss is not finite; a smaller learning rate may help")
+    delta, left_out = feedback.packed(settings, order, trained.delta, kept.left_out)
     if settings.keeps_own:
-        own_models.keep(experiment, order, trained.own)
+        own_models.keep(experiment, order, feedback.joined(Kept(trained.own, left_out)))
     presence.pause(settings.delay(order.site, order.seed) - (time.monotonic() - begun))
     logger.debug("%s %s: loss %.4f from version %d", experiment, order.id, trained.loss, order.base_version)
     return Submission(
         order=order.id,
         issued=order.issued,
-        delta=codec.pack_tree(trained.delta),
+        delta=delta,
         num_examples=len(part.data.train),
         loss=float(trained.loss),
         started=lease.started,

@@ -29,6 +29,7 @@ from workers.strategies import Server
 logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 10_000  # kept per experiment, about; the oldest go first
+EXACT = "exact model"  # where it is in the memory; no strategy's paths begin so
 MAX_DRAIN = 1000  # entries of the inbox that one turn looks at
 ASKED: Mapping[Phase, Asked] = {
     "describing": "describe",
@@ -79,13 +80,16 @@ class Turn:
     def server(self) -> Server:
         """The current model and what the strategy remembers."""
         version = self.state.head.version
-        return Server(params=self.model(version), version=version, memory=self._tree(keys.memory(self._name)))
+        memory = self._tree(keys.memory(self._name))
+        params, remembered_besides = exact(memory)
+        return Server(params=params or self.model(version), version=version, memory=remembered_besides)
 
     def model(self, version: int) -> Params:
         """The parameters of a version that is still needed."""
         if version in self._models:
             return self._models[version]
-        found = self._tree(keys.model(self._name, version))
+        coding = messages.coding_of_model(self.spec.experiment, version)
+        found = self._tree(keys.model(self._name, version), coding)
         if trees.num_bytes(found) < codec.APART:  # a larger one is `remembered`, while there is room
             self._models[version] = found
         return found
@@ -227,9 +231,9 @@ class Turn:
                 self._ahead = dict(zip(following, reads.execute(), strict=True))
         return self._ahead.pop(site)
 
-    def _tree(self, key: str) -> Params:
+    def _tree(self, key: str, coding: codec.Coding = codec.RAW) -> Params:
         """What a coordinator wrote."""
-        found = remembered.tree(self._pipe, key, lambda stored: codec.decode_tree(stored, reference=None))
+        found = remembered.tree(self._pipe, key, lambda stored: codec.decode_tree(stored, None, coding))
         if found is None:
             raise NotFound(f"experiment {self._name}: the ledger has lost {key}")
         return found[0]
@@ -244,10 +248,11 @@ class Turn:
 
     def _write_server(self, server: Server) -> dict[str, codec.Buffer]:
         """Queue what is new of it; returns that by key."""
-        name, version = self._name, server.version
-        written = {keys.memory(name): codec.encode_tree(server.memory)}
+        name, experiment, version = self._name, self.spec.experiment, server.version
+        written = {keys.memory(name): codec.encode_tree(with_exact(experiment, server))}
         if version != self.state.head.version:
-            written[keys.model(name, version)] = codec.encode_tree(server.params)
+            coding = messages.coding_of_model(experiment, version)
+            written[keys.model(name, version)] = codec.encode_tree(server.params, coding)
         for key, value in written.items():
             self._pipe.set(key, value)
         return written
@@ -266,6 +271,19 @@ def _state_of(head: Mapping[bytes, bytes], records: Mapping[bytes, bytes]) -> St
             site.decode(): messages.decode(SiteRecord, record) for site, record in sorted(records.items())
         },
     )
+
+
+def with_exact(experiment: Experiment, server: Server) -> Params:
+    """What the strategy remembers; and the model as it is, where its versions are written compressed."""
+    if experiment.compression.down is None:
+        return server.memory
+    return {**server.memory, **trees.under(EXACT, server.params)}
+
+
+def exact(memory: Params) -> tuple[Params, Params]:
+    """The inverse: the model, if it is in there, and what the strategy remembers."""
+    params = trees.below(EXACT, memory)
+    return params, {path: leaf for path, leaf in memory.items() if not path.startswith(f"{EXACT}/")}
 
 
 def write_state(pipe: redis.client.Pipeline, experiment: Experiment, old: State, new: State) -> None:

@@ -16,7 +16,7 @@ from workers.params import Params
 
 PIECE = 2**20  # bytes
 
-Kept = tuple[codec.Buffer, Params]
+Kept = tuple[codec.Buffer, Params | None]  # as it is there, and its tree once somebody has asked for it
 
 
 def read(client: redis.Redis, key: str, limit: int | None = None) -> codec.Buffer | None:
@@ -69,11 +69,11 @@ class Memory:
         """The tree at this key, and how many bytes were read for it; None if there is none."""
         with self._lock:
             if key in self._kept:
-                value, tree = self._kept[key]
+                value, tree = self._kept.pop(key)
                 if client.getrange(key, 0, codec.PREFIX - 1) == value[: codec.PREFIX]:
-                    self._kept.move_to_end(key)
+                    tree = decode(value) if tree is None else tree
+                    self._keep(key, value, tree)
                     return tree, codec.PREFIX
-                del self._kept[key]
             found = read(client, key)
             if found is None:
                 return None
@@ -89,10 +89,9 @@ class Memory:
                 self._kept.pop(key, None)
             for key, value in written.items():
                 if codec.length(value) is not None:
-                    shared = memoryview(value).toreadonly()
-                    self._keep(key, shared, codec.decode_tree(shared, None))
+                    self._keep(key, memoryview(value).toreadonly(), None)
 
-    def _keep(self, key: str, value: codec.Buffer, tree: Params) -> None:
+    def _keep(self, key: str, value: codec.Buffer, tree: Params | None) -> None:
         self._kept[key] = (value, tree)
         while len(self._kept) > 1 and sum(len(kept) for kept, _ in self._kept.values()) > self._max_bytes:
             self._kept.popitem(last=False)

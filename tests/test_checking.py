@@ -139,6 +139,45 @@ def test_an_experiment_about_a_public_data_set_asks_for_nothing_of_a_site(tmp_pa
         check(path, tmp_path / "trial.toml")
 
 
+def test_a_site_that_the_experiment_does_not_name_is_warned_and_may_go_on(tmp_path, check):
+    path = site(tmp_path, HEART)
+    path.write_text(path.read_text().replace("lakeside", "laekside"))
+    is_fine, shown = check(path, tmp_path / "trial.toml")
+    warning = "laekside is not among the sites of the experiment, which are 'lakeside'"
+    assert is_fine and shown.splitlines()[1] == warning
+    assert json.loads(check(path, tmp_path / "trial.toml", as_json=True)[1])["warnings"] == [warning]
+    path.write_text(path.read_text().replace("laekside", "lakeside"))
+    assert "not among" not in check(path, tmp_path / "trial.toml")[1]
+    assert json.loads(check(path, as_json=True)[1])["warnings"] == []
+
+
+@pytest.mark.parametrize("file", ["site.toml", "trial.toml"])
+def test_check_starts_nothing_and_does_not_say_so(tmp_path, check, file):
+    path = site(tmp_path, HEART)
+    (tmp_path / file).write_text((tmp_path / file).read_text().replace("name =", "nam =", 1))
+    with pytest.raises((SettingsError, ExperimentError)) as raised:
+        check(path, tmp_path / "trial.toml")
+    first, *others = str(raised.value).splitlines()
+    assert first == f"{tmp_path / file}: this is wrong:"
+    assert "  name: is missing" in others
+
+
+COMMAS = "x;y;z\n1,5;1;a,b\n-2,25;2;NA\n;3;c\nNA;4;1,5\n7;0,5;d\n"
+HINT = "values look like 1,5 in 'x': if a comma separates the fraction, say decimal = \",\" in site.toml"
+
+
+@pytest.mark.parametrize("has_study", [False, True])
+def test_values_with_a_comma_get_a_hint_and_none_once_it_is_taken(tmp_path, check, has_study):
+    (tmp_path / "a.csv").write_text(COMMAS)
+    written = ("heart", "a.csv", 'separator = ";"', 'columns = { age = "x", gender = "y", num = "z" }')
+    path = site(tmp_path, written)
+    study = tmp_path / "trial.toml" if has_study else None
+    is_fine, shown = check(path, study)
+    assert HINT in shown.splitlines() and is_fine == (not has_study)
+    _, shown = check(site(tmp_path, (*written, 'decimal = ","')), study)
+    assert "values look like" not in shown
+
+
 def test_a_site_without_data_sets_is_told_how_to_name_one(tmp_path, check):
     is_fine, shown = check(site(tmp_path))
     assert is_fine and "has no [[datasets]]" in shown

@@ -333,9 +333,9 @@ def test_predictions_are_written_beside_the_file_or_where_it_is_said(fedelta, mo
     assert (done.returncode, words_of(done.stdout), done.stderr) == (
         *(0, f"2 predictions in {tmp_path / 'patients.predictions.csv'}", ""),
     )
-    assert (tmp_path / "patients.predictions.csv").read_text().split() == ["y", "4", "-5"]
+    assert (tmp_path / "patients.predictions.csv").read_text().split() == ["row,y", "1,4", "2,-5"]
     fedelta("predict", model, file, "--output", tmp_path / "chosen.csv")
-    assert (tmp_path / "chosen.csv").read_text().split() == ["y", "4", "-5"]
+    assert (tmp_path / "chosen.csv").read_text().split() == ["row,y", "1,4", "2,-5"]
 
 
 def test_a_file_that_cannot_be_predicted_from_is_wrong(fedelta, model, tmp_path):
@@ -343,8 +343,33 @@ def test_a_file_that_cannot_be_predicted_from_is_wrong(fedelta, model, tmp_path)
     file.write_text("x\n1\ntall\n")
     done = fedelta("predict", model, file)
     assert done.returncode == 2
-    assert failure(done) == f"fedelta: {file}, row 2, column 'x': expected a number, got 'tall'"
+    assert failure(done) == f"fedelta: {file}, row 2, column x: expected a number, found 'tall'"
     assert not (tmp_path / "patients.predictions.csv").exists()
+
+
+def test_predict_knows_how_a_hospital_writes(fedelta, model, tmp_path):
+    (tmp_path / "patients.csv").write_text("Wert;Ort\n1,5;hier\nkeiner;dort\n")
+    (tmp_path / "site.toml").write_text(
+        'name = "lakeside"\n[[datasets]]\nname = "clinic"\npath = "patients.csv"\nformat = "csv"\n'
+        'separator = ";"\ndecimal = ","\ncolumns = { x = "Wert" }\nvalues = { x = { keiner = "0" } }\n'
+    )
+    command = ("predict", model, tmp_path / "patients.csv", "--site", tmp_path / "site.toml")
+    assert (done := fedelta(*command)).returncode == 0, done.stderr
+    assert (tmp_path / "patients.predictions.csv").read_text().split() == ["row,y", "1,5.5", "2,1"]
+    done = fedelta(*command, "--dataset", "clinc")
+    assert done.returncode == 2
+    assert failure(done).startswith(
+        "fedelta: dataset: expected one of clinic, as which the file is written; got 'clinc'"
+    )
+
+
+def test_a_data_set_without_its_site_and_a_site_without_one_say_nothing_of_a_file(fedelta, model, tmp_path):
+    done = fedelta("predict", model, tmp_path / "patients.csv", "--dataset", "clinic")
+    assert done.returncode == 2
+    assert failure(done) == "fedelta: --dataset: is one of a site's; say which site.toml by --site"
+    (tmp_path / "site.toml").write_text('name = "lakeside"\n')
+    done = fedelta("predict", model, tmp_path / "patients.csv", "--site", tmp_path / "site.toml")
+    assert done.returncode == 2 and "expected [[datasets]]" in failure(done)
 
 
 def test_a_run_on_this_machine_without_any_redis_server_leaves_nothing(fedelta, tmp_path, runs_dir):

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -400,6 +402,17 @@ def test_settings_that_are_equal_share_one_compilation():
         training = LocalTraining(optimizer=Adam(learning_rate=0.03125), batch_size=16, epochs=1)
         train(examples_of(20), training, model=MultilayerPerceptron(hidden=(3,)))
     assert client_update.client_update._cache_size() == before + 1
+
+
+def test_each_padded_shape_is_compiled_once_and_nothing_beside_it(caplog):
+    training = LocalTraining(optimizer=Sgd(learning_rate=0.04), batch_size=16, epochs=1, l2=0.02)
+    with jax.log_compiles():
+        for num_examples in (5, 57, MIN_EXAMPLES, MIN_EXAMPLES + 1, 300, 512, 700):
+            for seed in range(2):
+                train(examples_of(num_examples), training, seed=seed)
+    finished = re.findall(r"Finished XLA compilation of (\S+)", caplog.text)
+    # 256 rows, 512, 1024: jnp.zeros or the like outside of the jitted function would be one more.
+    assert finished == ["jit(client_update)"] * 3
 
 
 # Every kind of target, with every model that is for it

@@ -188,10 +188,12 @@ def test_hospitals_that_are_called_by_their_names_have_their_own_examples_in_wha
 
 def test_a_site_that_a_trials_table_does_not_have_is_named(tmp_path):
     table = tmp_path / "trial.csv"
-    table.write_text("x,y,hospital\n" + "1,2,North\n3,4,South\n" * 10)
+    table.write_text("x,y,hospital\n" + "1,2,North\n3,4,South\n" * 9 + "5,6,North\n")
     layout = Layout(features=("x",), target=NumberTarget(kind="regression", column="y"))
     told = Data(file=str(table), site_column="hospital", layout=layout)
     assert data.sites_of(told) == ("north", "south")
+    assert data.sites_of(dataclasses.replace(told, min_examples=10)) == ("north",)
+    assert data.num_sites_in(dataclasses.replace(told, min_examples=10)) == 2
     experiment = dataclasses.replace(experiment_of("diabetes", sites=("north", "east")), data=told)
     assert len(data.parts(experiment, "north")[0]) > 0
     with pytest.raises(

@@ -130,7 +130,7 @@ def test_predict_takes_a_sites_own_model(run):
     with (place.folder / "patients.predictions.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     right = [
-        row[0] == patients.target_names[target]
+        row[1] == patients.target_names[target]
         for row, target in zip(rows[1:], patients.target[:50], strict=True)
     ]
     assert np.mean(right) > 0.8

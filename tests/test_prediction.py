@@ -5,14 +5,16 @@ import math
 import struct
 
 import numpy as np
+import polars as pl
 import pytest
 from pydantic import TypeAdapter
 
 from orchestrator import prediction
 from tests.conftest import make_spec
 from workers import model_file
-from workers.errors import DataError
+from workers.errors import DataError, SettingsError
 from workers.schema import Schema
+from workers.source_settings import CsvSource, NpzSource, ParquetSource
 from workers.spec import Spec
 from workers.standardization import Preprocessing
 
@@ -73,8 +75,8 @@ def predicted(model, file, output, text):
     num_rows = prediction.predict(model, file, output)
     with output.open(newline="", encoding="utf-8") as written:
         heading, *rows = csv.reader(written)
-    assert len(rows) == num_rows
-    return heading, [[_number(cell) for cell in row] for row in rows]
+    assert [heading[0], *(row[0] for row in rows)] == ["row", *map(str, range(1, num_rows + 1))]
+    return heading[1:], [[_number(cell) for cell in row[1:]] for row in rows]
 
 
 def _number(cell):
@@ -150,8 +152,22 @@ def test_columns_may_be_in_another_order_among_others_and_quoted(line, file, out
     assert predicted(line, file, output, text)[1] == [[-1.0], [4.0]]
 
 
-def test_empty_lines_are_no_rows(line, file, output):
-    assert predicted(line, file, output, "x,z\r\n5,10\r\n\r\n7,10\r\n\r\n")[1] == [[1.0], [4.0]]
+def test_empty_lines_at_the_end_are_no_rows_and_one_between_rows_is_told(line, file, output):
+    assert predicted(line, file, output, "x,z\r\n5,10\r\n7,10\r\n\r\n")[1] == [[1.0], [4.0]]
+    output.unlink()
+    file.write_text("x,z\n5,10\n\n7,10\n")
+    assert refusal(line, file, output) == f"{file}, row 2: expected 2 fields, found an empty line"
+
+
+def test_a_parquet_file_gives_the_same(line, tmp_path, output):
+    file = tmp_path / "patients.parquet"
+    pl.DataFrame({"z": [10, 15], "x": [7.0, 5.0]}).write_parquet(file)
+    assert prediction.predict(line, file, output) == 2
+    assert output.read_text().split() == ["row,outcome", "1,4", "2,-1"]
+
+
+def test_a_file_that_is_no_table_by_its_name_is_refused(line, tmp_path, output):
+    assert "expected a table: .csv, .csv.gz or .parquet" in refusal(line, tmp_path / "a.xlsx", output)
 
 
 def test_a_former_output_is_replaced(line, file, output):
@@ -160,55 +176,68 @@ def test_a_former_output_is_replaced(line, file, output):
 
 
 @pytest.mark.parametrize(
-    ("text", "missing"),
-    [("x,y\n1,2\n", "z"), ("X,Z\n1,2\n", "x, z"), ("x;z\n1;2\n", "x, z"), ("", "x, z")],
-    ids=["one column", "other case", "other separator", "empty file"],
+    ("text", "missing", "listed"),
+    [
+        ("x,y\n1,2\n", ("z",), "'x', 'y'"),
+        ("X,Z\n1,2\n", ("x", "z"), "'X', 'Z'"),
+        ("x;z\n1;2\n", ("x", "z"), "'x;z'"),
+    ],
+    ids=["one column", "other case", "other separator"],
 )
-def test_missing_columns_are_named(line, file, output, text, missing):
+def test_missing_columns_are_named_all_at_once(line, file, output, text, missing, listed):
     file.write_text(text)
-    assert refusal(line, file, output) == f"{file}: expected columns that are not there: {missing}"
+    assert refusal(line, file, output).splitlines() == [
+        f"{file}, column {name}: expected a column of that name, found {listed}" for name in missing
+    ]
 
 
 def test_a_file_without_rows_is_refused(line, file, output):
     file.write_text("x,z\n\n")
-    assert refusal(line, file, output) == f"{file}: expected at least one row below the header"
+    assert refusal(line, file, output) == f"{file}: expected at least one row below the line of names"
+    file.write_text("")
+    assert "expected a line with the names of the columns, found an empty file" in refusal(line, file, output)
 
 
-@pytest.mark.parametrize("text", ["tall", "1,5", "0x10", "--1"])
-def test_text_in_a_column_of_numbers_is_refused_with_its_place(line, file, output, text):
+@pytest.mark.parametrize("text", ["tall", "1,5", "0x10", "--1", "inf", "-Infinity", "1e999"])
+def test_what_is_no_finite_number_is_refused_with_its_place(line, file, output, text):
     file.write_text(f'x,note,z\n1,,2\n3,,"{text}"\n')
-    assert refusal(line, file, output) == f"{file}, row 2, column 'z': expected a number, got {text!r}"
+    assert refusal(line, file, output) == f"{file}, row 2, column z: expected a number, found {text!r}"
 
 
-def test_a_row_that_is_too_short_is_refused_with_its_place(line, file, output):
-    file.write_text("x,z\n1,2\n3,4\n5\n")
-    assert (
-        refusal(line, file, output)
-        == f"{file}, row 3, column 'z': expected a value, and the row has too few columns"
-    )
+def test_all_that_is_wrong_is_told_at_once(stroke, file, output):
+    file.write_text("sex,type,age\nM,2,old\nmale,1,1e300\nF,1\nmale,3,70\n")
+    assert refusal(stroke, file, output).splitlines() == [
+        f"{file}, row 1, column age: expected a number, found 'old'",
+        f"{file}, row 3: expected 3 fields, found 2",
+        f"{file}, row 2, column sex: expected one of 'F', 'M', found 'male', and so in 1 more row",
+        f"{file}, row 4, column type: expected one of '1', '2', found '3'",
+        f"{file}, row 2, column age: expected a number of at most 1e+30, found 1e+300",
+    ]
 
 
-@pytest.mark.parametrize("text", ["inf", "-Infinity", "1e999"])
-def test_a_number_that_is_not_finite_is_refused_with_its_place(line, file, output, text):
-    file.write_text(f"x,z\n{text},2\n")
-    message = refusal(line, file, output)
-    assert message == f"{file}, row 1, column 'x': expected a finite number, got {text!r}"
+def test_of_many_mistakes_the_first_are_told_and_the_others_counted(line, file, output):
+    file.write_text("x,z\n" + "".join(f"{row}x,1\n" for row in range(30)))
+    told = refusal(line, file, output).splitlines()
+    assert (len(told), told[-1]) == (21, "and 10 more")
 
 
 def test_a_file_that_is_not_there_is_named(line, file, output):
     message = refusal(line, file, output)
-    assert message.startswith(f"{file}: cannot be read: [Errno 2] No such file or directory")
+    assert message == f"{file}: expected a file that can be read, found No such file or directory"
 
 
 @pytest.mark.parametrize(
     ("contents", "words"),
-    [(b"x,z\n1,\xff\n", "utf-8"), (b'x,z\n"' + b"1" * 200_000 + b'",2\n', "field larger than")],
+    [
+        (b"x,z\n1,\xff\n", "expected text in utf-8"),
+        (b'x,z\n"' + b"1" * 200_000 + b'",2\n', "field larger than"),
+    ],
     ids=["not UTF-8", "endless field"],
 )
 def test_a_file_that_is_not_csv_is_named(line, file, output, contents, words):
     file.write_bytes(contents)
     message = refusal(line, file, output)
-    assert message.startswith(f"{file}: cannot be read: ")
+    assert message.startswith(f"{file}: expected ")
     assert words in message
 
 
@@ -263,7 +292,7 @@ def test_load_gives_back_what_was_saved(line):
 
 def test_features_are_in_the_schemas_order_whatever_the_files(line, file):
     file.write_text("z,x\n1,2\n3,4\n")
-    read = prediction.read_features(file, model_file.load(line)[0].schema)
+    read = prediction.read_features(CsvSource(path=file), model_file.load(line)[0].schema)
     assert read.dtype == np.float64
     assert read.tolist() == [[2.0, 1.0], [4.0, 3.0]]
 
@@ -275,11 +304,6 @@ def test_a_model_whose_leaves_are_not_those_of_its_spec_is_refused(save, file, o
     assert "expected the leaves {'weight': (1, 1), 'bias': (1,)}, as its spec says" in refusal(
         model, file, output
     )
-
-
-def test_numbers_that_float32_cannot_hold_are_refused_with_their_place(line, file, output):
-    file.write_text("x,z\n1,1e300\n")
-    assert "row 1, column 'z': expected a number of at most 1e+30" in refusal(line, file, output)
 
 
 def test_an_output_that_cannot_be_written_is_named_and_nothing_is_left(line, file, tmp_path):
@@ -316,11 +340,6 @@ def test_categories_are_read_by_name_and_what_is_missing_is_imputed(stroke, file
     assert chances == pytest.approx([1 / (1 + math.exp(-logit)) for logit in logits], rel=1e-5)
 
 
-def test_a_category_that_the_model_does_not_know_is_refused_with_its_place(stroke, file, output):
-    file.write_text("sex,type,age\nM,2,80\nmale,1,70\n")
-    assert refusal(stroke, file, output) == f"{file}, row 2, column 'sex': expected one of F, M, got 'male'"
-
-
 def test_a_model_of_sites_with_their_own_preprocessing_takes_the_file_for_one_of_them(save, file, output):
     local = dataclasses.replace(STROKE, preprocessing=None)
     data = dataclasses.replace(BINARY.experiment.data, standardize="local")
@@ -336,3 +355,79 @@ def test_a_model_whose_experiment_never_began_to_train_predicts_nothing(save, fi
     model = save(BINARY, dataclasses.replace(STROKE, preprocessing=None), weight=[[1.0]] * 3, bias=[0.0])
     file.write_text("sex,type,age\nM,2,60\n")
     assert refusal(model, file, output).endswith("ended before any site had described its examples")
+
+
+# A hospital's own way of writing
+
+
+def written_here(folder, name="clinic", **options):
+    """How a hospital writes; the file of its data set is not opened."""
+    settings = {
+        "columns": {"sex": "Geschlecht", "age": "Alter"},
+        "values": {"sex": {"w": "F", "m": "M"}, "type": {"Blutung": "2", "Infarkt": "1"}},
+        "missing_in": {"age": ("-9",)},
+        "separator": ";",
+        "decimal": ",",
+        "encoding": "cp1252",
+        **options,
+    }
+    return CsvSource(name=name, path=folder / "training.csv", **settings)
+
+
+THEIRS = "Größe;Alter;type;Geschlecht\n170;80,5;Blutung;m\n165;-9;Infarkt;w\n"
+
+
+def test_a_file_is_read_as_the_hospital_writes(stroke, file, output, tmp_path):
+    file.write_text(THEIRS, "cp1252")
+    assert prediction.predict(stroke, file, output, {"clinic": written_here(tmp_path)}) == 2
+    chances = [float(row["probability of yes"]) for row in csv.DictReader(output.read_text().splitlines())]
+    assert chances == pytest.approx([1 / (1 + math.exp(-logit)) for logit in (1.05 + 2 - 4, 0)], rel=1e-5)
+
+
+def test_a_mistake_in_it_is_told_with_the_names_and_values_of_both(stroke, file, output, tmp_path):
+    file.write_text(THEIRS.replace("80,5", "80.5").replace("w", "W"), "cp1252")
+    with pytest.raises(DataError) as raised:
+        prediction.predict(stroke, file, output, {"clinic": written_here(tmp_path)})
+    assert str(raised.value).splitlines() == [
+        f"{file}, row 1, column age (Alter here): expected a number, found '80.5'",
+        f"{file}, row 2, column sex (Geschlecht here): expected one of 'F', 'M', found 'W'",
+    ]
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "used"),
+    [("clinic", "clinic"), (None, "breast-cancer")],
+    ids=["the one that is chosen", "the one that the model was trained on"],
+)
+def test_of_several_data_sets_one_says_how_the_file_is_written(stroke, file, output, tmp_path, dataset, used):
+    names = ("clinic", "breast-cancer", "other")
+    own = {name: written_here(tmp_path, name) if name == used else CsvSource(path=file) for name in names}
+    file.write_text(THEIRS, "cp1252")
+    assert prediction.predict(stroke, file, output, own, dataset) == 2
+
+
+@pytest.mark.parametrize(("dataset", "got"), [(None, "say which"), ("clinc", "got 'clinc'")])
+def test_a_data_set_that_is_not_there_or_not_chosen_is_refused_with_the_choices(
+    stroke, file, output, tmp_path, dataset, got
+):
+    own = {name: written_here(tmp_path, name) for name in ("clinic", "other")}
+    with pytest.raises(SettingsError, match=f"dataset: expected one of clinic, other, .*{got}") as raised:
+        prediction.predict(stroke, file, output, own, dataset)
+    assert not output.exists() and str(raised.value).startswith("dataset: ")
+
+
+def test_a_data_set_that_is_no_table_says_nothing_of_how_one_is_written(stroke, file, output, tmp_path):
+    own = {"arrays": NpzSource(name="arrays", path=tmp_path / "a.npz")}
+    with pytest.raises(SettingsError, match="expected one that is a table .csv or parquet.; arrays is npz"):
+        prediction.predict(stroke, file, output, own)
+
+
+def test_a_parquet_file_is_read_as_the_hospital_writes(stroke, tmp_path, output):
+    file = tmp_path / "a.parquet"
+    pl.DataFrame({"GENDER": [1, 2], "age": [80, -9], "type": [2, 1]}).write_parquet(file)
+    options = {"columns": {"sex": "GENDER"}, "values": {"sex": {"1": "M", "2": "F"}}, "missing": ("-9",)}
+    own = {"clinic": ParquetSource(name="clinic", path=tmp_path / "training", **options)}
+    prediction.predict(stroke, file, output, own)
+    chances = [float(row["probability of yes"]) for row in csv.DictReader(output.read_text().splitlines())]
+    assert chances == pytest.approx([1 / (1 + math.e), 0.5], rel=1e-5)

@@ -191,6 +191,7 @@ def test_the_summary_counts_from_the_command_and_leaves_pauses_out(client, finis
         "strategy": "fedasync",
         "outcome": "completed",
         "reason": "2 updates are applied",
+        "hospitals": None,
         "applied": 2,
         "versions": 2,
         "refused": 1,

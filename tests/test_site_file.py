@@ -14,7 +14,9 @@ format = "csv"
 separator = ";"
 decimal = ","
 columns = { sex = "GESCHLECHT" }
+values = { sex = { w = "F", m = "M" }, smoker = { "1" = "yes" } }
 missing = ["", "-9"]
+missing_in = { age = ["0", "999"] }
 
 [[datasets]]
 name = "genes"
@@ -76,6 +78,8 @@ def test_a_site_s_file_says_what_it_has_and_what_it_allows(folder):
     stroke, genes, arrays, skin, chests = found.datasets
     assert (stroke.path, stroke.separator, stroke.decimal) == (folder / "data/stroke.csv", ";", ",")
     assert (stroke.missing, stroke.here("sex"), stroke.here("age")) == (("", "-9"), "GESCHLECHT", "age")
+    assert stroke.values == {"sex": {"w": "F", "m": "M"}, "smoker": {"1": "yes"}}
+    assert (stroke.missing_of("age"), stroke.missing_of("sex")) == (("", "-9", "0", "999"), ("", "-9"))
     assert genes.transposed and arrays.order == ("age",)
     assert (skin.path, skin.labels) == (folder / "data/skin", folder / "data/skin.csv")
     assert (chests.window_centre, chests.window_width) == (-600.0, 1500.0)
@@ -104,6 +108,7 @@ def test_all_mistakes_are_told_at_once_with_their_fields(folder):
 
 
 SKIN, CSV = 'path = "data/skin"', 'separator = ";"'
+OF_SEX, IN_AGE = 'sex = { w = "F", m = "M" }', 'missing_in = { age = ["0", "999"] }'
 
 
 @pytest.mark.parametrize(
@@ -120,6 +125,16 @@ SKIN, CSV = 'path = "data/skin"', 'separator = ";"'
         (CSV, 'encoding = "klingon"', "datasets.0.encoding: expected an encoding of text"),
         (CSV, 'encoding = "rot13"', "datasets.0.encoding: expected an encoding of text"),
         (CSV, 'separator = ","', "separator: expected another character than ','"),
+        (OF_SEX, "GESCHLECHT = {}", "datasets.0.values: expected the study's name of a column, sex, got"),
+        (
+            IN_AGE,
+            "missing_in = { GESCHLECHT = [] }",
+            "datasets.0.missing_in: expected the study's name of a column, sex",
+        ),
+        (OF_SEX, 'a = { 1 = "x", "1.0" = "y" }', "values: expected each value of a once, and 1 and 1.0 are"),
+        (OF_SEX, "sex = { w = 0 }", "datasets.0.values.sex.w: should be a valid string, got 0"),
+        (OF_SEX, 'sex = "F"', "datasets.0.values.sex: should be a valid dictionary, got 'F'"),
+        (IN_AGE, 'missing_in = ["0"]', "datasets.0.missing_in: should be a valid dictionary"),
         (CSV, "sep = 1", "datasets.0.sep: is not a field that is known here; expected one of path, name"),
     ],
 )

@@ -6,6 +6,7 @@ import gzip
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 from pydantic import TypeAdapter
 
 from tests.conftest import REPOSITORY
@@ -13,7 +14,7 @@ from workers import sources
 from workers.data_settings import Layout
 from workers.errors import DataError
 from workers.mistakes import MAX_SHOWN, Mistakes
-from workers.source_settings import CsvSource, ParquetSource
+from workers.source_settings import CsvSource, ImagesSource, ParquetSource
 
 DATA = REPOSITORY.parent / "shared" / "data"
 HEADER = ("age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang")
@@ -270,6 +271,128 @@ def test_columns_may_be_called_otherwise_at_a_site(tmp_path):
     path.write_text("ALTER,GESCHLECHT,sex,krank\n1,m,egal,1\n2,f,egal,0\n")
     found = sources.read(CsvSource(name="a", path=path, columns=columns), SMALL)
     np.testing.assert_array_equal(found.features, [[1, 1], [2, 0]])
+
+
+# A hospital's own way of writing
+
+
+WRITTEN = ("alter,geschlecht,raucht,krank", "40,w,ja,2", "-9,m,nein,1", "50,W,,2", "-9.0,9,ja,1")
+ASKED = layout(
+    features=["age", "sex", "smoker"],
+    categories={"sex": ["F", "M"]},
+    target={"kind": "binary", "column": "ill", "classes": {"no": ["healthy"], "yes": ["ill"]}},
+)
+OWN_WAY = {
+    "columns": {"age": "alter", "sex": "geschlecht", "smoker": "raucht", "ill": "krank"},
+    "values": {
+        "sex": {"w": "F", "W": "F", "m": "M", "d": "X"},
+        "smoker": {"ja": "1", "nein": "0.5"},
+        "ill": {"1": "healthy", "2.0": "ill"},
+    },
+    "missing_in": {"age": ("-9",), "sex": ("9",)},
+}
+
+
+def as_parquet(path):
+    """The same table in a Parquet file, numbers as numbers."""
+    frame = pl.read_csv(path, infer_schema_length=None)
+    frame.write_parquet(path.with_suffix(".parquet"))
+    return path.with_suffix(".parquet")
+
+
+@pytest.mark.parametrize("kind", [CsvSource, ParquetSource])
+def test_values_and_markers_of_a_column_mean_what_the_study_calls_them(tmp_path, kind):
+    path = written(tmp_path, *WRITTEN)
+    path = path if kind is CsvSource else as_parquet(path)
+    found = sources.read(kind(name="a", path=path, **OWN_WAY), ASKED)
+    expected = [[40, 0, 1], [np.nan, 1, 0.5], [50, 0, np.nan], [np.nan, np.nan, 1]]
+    np.testing.assert_array_equal(found.features, expected)
+    np.testing.assert_array_equal(found.targets, [1, 0, 1, 0])
+
+
+def test_a_marker_of_one_column_is_a_value_in_another_and_those_of_all_hold_too(tmp_path):
+    asked = layout(features=["x", "z"], categories={}, target={"kind": "regression", "column": "y"})
+    path = written(tmp_path, "x,z,y", "9,9,1", "NA,NA,9")
+    found = sources.read(CsvSource(name="a", path=path, missing_in={"z": ("9.0",)}), asked)
+    np.testing.assert_array_equal(found.features, [[9, np.nan], [np.nan, np.nan]])
+    np.testing.assert_array_equal(found.targets, [1, 9])
+
+
+def test_what_values_mean_is_written_as_the_study_writes_and_is_never_missing(tmp_path):
+    path = written(tmp_path, "x;y", "wenig;1", "1,5;2", ";3")
+    values = {"x": {"wenig": "0.5", "": "0"}, "y": {"1": "-9"}}
+    source = CsvSource(
+        name="a", path=path, separator=";", decimal=",", values=values, missing=("0", "-9", "NA")
+    )
+    found = sources.read(source, NUMBER)
+    np.testing.assert_array_equal(found.features[:, 0], [0.5, 1.5, 0])
+    np.testing.assert_array_equal(found.targets, [-9, 2, 3])
+
+
+def test_truth_values_of_a_parquet_file_have_meanings_too(tmp_path):
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"x": [True, False, None], "y": [True, False, True]}).write_parquet(path)
+    source = ParquetSource(name="a", path=path, values={"x": {"true": "5"}, "y": {"false": "7"}})
+    found = sources.read(source, NUMBER)
+    np.testing.assert_array_equal(found.features[:, 0], [5, 0, np.nan])
+    np.testing.assert_array_equal(found.targets, [1, 7, 1])
+
+
+def test_values_of_a_table_of_labels_have_meanings_too(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("L", (2, 2)).save(tmp_path / name)
+    labels = written(tmp_path, "file,num", "a.png,krank", "b.png,gesund")
+    values = {"num": {"krank": "3", "gesund": "0"}}
+    asked = layout(features=[], categories={}, image={"height": 2, "width": 2})
+    source = ImagesSource(name="a", path=tmp_path, labels=labels, values=values)
+    np.testing.assert_array_equal(sources.read(source, asked).targets, [1, 0])
+
+
+def test_a_value_that_has_no_use_for_the_study_is_told_as_it_stands_there_and_what_it_was_made(tmp_path):
+    path = written(tmp_path, "alter,geschlecht,raucht,krank", "40,d,manchmal,2", "41,x,ja,3")
+    shown, told = mistakes_in(CsvSource(name="a", path=path, **OWN_WAY), ASKED)
+    assert [line.partition(", ")[2] for line in shown] == [
+        "row 1, column smoker (raucht here): expected a number, found 'manchmal'",
+        "row 1, column sex (geschlecht here): expected one of 'F', 'M', found 'd', which values says is 'X'",
+        "row 2, column sex (geschlecht here): expected one of 'F', 'M', found 'x'",
+        "row 2, column ill (krank here): expected one of 'healthy', 'ill', found '3'",
+    ]
+    assert "manchmal" not in told and "raucht" not in told
+
+
+@pytest.mark.parametrize("field", ["values", "missing_in"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_column_of_values_or_markers_that_is_not_there_is_named(tmp_path, field, transposed):
+    lines = ("gene,s1,s2", "x,1,2", "y,1,2", "note,a,b") if transposed else ("x,y,note", "1,1,a", "2,2,b")
+    path = written(tmp_path, *lines)
+    of_column = {"values": {"a": "1"}, "missing_in": ("-9",)}[field]
+
+    def source(*columns):
+        rewritten = {field: dict.fromkeys(columns, of_column)}
+        return CsvSource(name="a", path=path, transposed=transposed, **rewritten)
+
+    assert len(sources.read(source("x", "note"), NUMBER)) == 2  # another study may ask for the note
+    shown, told = mistakes_in(source("x", "sx"), NUMBER)
+    assert shown[0].removeprefix(f"{path}: ") == (
+        "expected columns in values and missing_in that are there, "
+        "found 'sx'; the columns are 'x', 'y', 'note'"
+    )
+    assert "sx" not in told
+    found = Mistakes("a", path)
+    with pytest.raises(DataError):
+        sources.inventory(source("x", "sx"), found)
+    assert [str(mistake) for mistake in found.first] == shown
+
+
+def test_markers_of_a_column_are_missing_in_what_a_hospital_sees_of_its_files(tmp_path):
+    path = written(tmp_path, *WRITTEN)
+    source = CsvSource(name="a", path=path, **OWN_WAY)
+    found = Mistakes("a", path)
+    told = {facts.name: facts for facts in sources.inventory(source, found).columns}
+    assert not found.total
+    assert (told["alter"].num_missing, told["alter"].values) == (2, "40 to 50, median 45")
+    assert (told["geschlecht"].num_missing, told["geschlecht"].values) == (1, "w 1, m 1, W 1")
+    assert told["raucht"].num_missing == 1
 
 
 # What is wrong is said with its place, all at once

@@ -48,3 +48,10 @@ def test_a_summary_of_a_version_that_counted_no_faults_shows_what_it_has():
     old = written(refused=1, resent=2)
     del old["faults"]
     assert "1 updates refused, 2 orders sent again" in lines(old)
+
+
+def test_of_a_trials_table_the_hospitals_that_take_part_are_told():
+    shown = lines(written(hospitals={"taking_part": 11, "all": 12, "min_examples": 5}))
+    told = " ".join(shown)
+    assert "11 of 12 hospitals of the table take part: those with at least 5 examples (min_examples)" in told
+    assert not any("hospitals" in line for line in lines(written(hospitals=None)))

@@ -20,12 +20,11 @@ def plan(training: LocalTraining, num_examples: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     batches_per_epoch = math.ceil(num_examples / training.batch_size)
     wanted = num_steps(training, num_examples)
-    epochs = []
-    for _ in range(math.ceil(wanted / batches_per_epoch)):
-        epoch = np.full(batches_per_epoch * training.batch_size, PADDING, np.int32)
+    num_epochs = math.ceil(wanted / batches_per_epoch)
+    epochs = np.full((num_epochs, batches_per_epoch * training.batch_size), PADDING, np.int32)
+    for epoch in epochs:
         epoch[:num_examples] = rng.permutation(num_examples)
-        epochs.append(epoch.reshape(batches_per_epoch, training.batch_size))
-    steps = np.concatenate(epochs)[:wanted]
+    steps = epochs.reshape(-1, training.batch_size)[:wanted]
     return pad(steps, PADDING, at_least=MIN_STEPS)
 
 

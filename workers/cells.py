@@ -7,6 +7,7 @@ Parquet file are the same; "01" and "1e0" are texts of their own.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -37,15 +38,22 @@ def markers(missing: Sequence[str]) -> frozenset[str]:
     return frozenset({"", *map(canonical, missing)})
 
 
-def codes(cells: Sequence[Cell], meaning: Mapping[str, int], missing: Sequence[str]) -> np.ndarray:
+def codes(
+    cells: Sequence[Cell],
+    meaning: Mapping[str, int],
+    missing: Sequence[str],
+    meant: Mapping[str, str] = MappingProxyType({}),
+) -> np.ndarray:
     """What each cell means, float64: NaN where it is missing, `UNKNOWN` where it means nothing.
 
-    `meaning` is by canonical text. A value that it lists is one, even if it usually stands for a missing one.
+    `meaning` is by canonical text, of cells or of what is `meant` by them. A value that it lists is one, even
+    if it usually stands for a missing one.
     """
     missing_texts = markers(missing)
 
     def code_of(cell: Cell) -> float:
         text = canonical(cell)
+        text = canonical(meant.get(text, text))
         return float(meaning.get(text, math.nan if text in missing_texts else UNKNOWN))
 
     # True and 1 would be the same key.

@@ -17,6 +17,10 @@ from workers.models import Model, TargetKind
 from workers.params import Array, Params
 from workers.spec import LocalTraining
 
+# Nobody does anything else while an order trains, and to hand it to another thread of XLA's takes longer than
+# a small site's whole training. It counts from the process's first use of JAX.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+
 
 class Trained(NamedTuple):
     """What came of an order."""
@@ -77,7 +81,8 @@ def client_update(
     them small.
 
     `features` is `(examples, *shape)`, `targets` `(examples,)` or of survival `(examples, 2)`; `weights`,
-    where there are any, `(examples,)`; `steps`, `(steps, batch_size)`, holds indices into them.
+    where there are any, `(examples,)`; `steps`, `(steps, batch_size)`, holds indices into them. Rows of
+    `steps` that see nothing come last, and take no time.
     """
     transform = _transform(training)
     near = base if anchor is None else anchor
@@ -93,26 +98,22 @@ def client_update(
             ties=training.ties,
             weights=None if weights is None else weights[indices],
         )
-        distance = sum(jnp.sum(jnp.square(leaf - near[path])) for path, leaf in params.items())
-        size = sum(jnp.sum(jnp.square(leaf)) for path, leaf in params.items() if _is_weight(path))
-        penalty = training.proximal / 2 * distance + training.l2 / 2 * size
-        return loss_sum / is_example.sum() + penalty, loss_sum
+        return loss_sum / is_example.sum() + _penalty(params, near, training), loss_sum
 
     def step(
-        state: tuple[Params, optax.OptState, Array], indices: Array
+        number: Array, state: tuple[Params, optax.OptState, Array]
     ) -> tuple[Params, optax.OptState, Array]:
         params, optimizer_state, loss_sum = state
-        gradient, batch_loss = jax.grad(objective, has_aux=True)(params, indices)
+        gradient, batch_loss = jax.grad(objective, has_aux=True)(params, steps[number])
         updates, optimizer_state = transform.update(gradient, optimizer_state, params)
         params = _shrunk(optax.apply_updates(params, updates), training)
         return params, optimizer_state, loss_sum + batch_loss
 
-    def step_or_skip(state: tuple[Params, optax.OptState, Array], indices: Array):  # type: ignore[no-untyped-def]  # scan's own shape
-        return jax.lax.cond((indices >= 0).any(), step, lambda state, _: state, state, indices), None
-
-    (params, _, loss_sum), _ = jax.lax.scan(step_or_skip, (base, transform.init(base), jnp.zeros(())), steps)
+    is_example = steps >= 0
+    num_steps = is_example.any(axis=1).sum()
+    params, _, loss_sum = jax.lax.fori_loop(0, num_steps, step, (base, transform.init(base), jnp.zeros(())))
     delta = {path: leaf - base[path] for path, leaf in params.items()}
-    return Trained(delta=delta, loss=loss_sum / (steps >= 0).sum())
+    return Trained(delta=delta, loss=loss_sum / is_example.sum())
 
 
 def _transform(training: LocalTraining) -> optax.GradientTransformation:
@@ -120,6 +121,18 @@ def _transform(training: LocalTraining) -> optax.GradientTransformation:
     if training.clip_norm is None:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(training.clip_norm), optimizer)
+
+
+def _penalty(params: Params, near: Params, training: LocalTraining) -> Array:
+    """FedProx's and L2's; one of factor 0 is left out here, since XLA would compute it."""
+    penalty: Array = 0.0
+    if training.proximal:
+        distance = sum(jnp.sum(jnp.square(leaf - near[path])) for path, leaf in params.items())
+        penalty += training.proximal / 2 * distance
+    if training.l2:
+        size = sum(jnp.sum(jnp.square(leaf)) for path, leaf in params.items() if _is_weight(path))
+        penalty += training.l2 / 2 * size
+    return penalty
 
 
 def _is_weight(path: str) -> bool:

@@ -125,15 +125,22 @@ def sites_of(data: Data) -> tuple[str, ...]:
     Raises:
         DataError: it cannot be read, or no site has.
     """
-    groups = _whole(data, seed=0).groups
-    assert groups is not None, "a file with a column of sites has them"
-    names, counts = np.unique(groups, return_counts=True)
+    names, counts = np.unique(_groups(data), return_counts=True)
     found = tuple(names[counts >= data.min_examples].tolist())
     if not found:
         raise DataError(
             f"{data.file}: no site has {data.min_examples} examples; the largest has {counts.max()}"
         )
     return found
+
+
+def num_sites_in(data: Data) -> int:
+    """How many sites the file of a trial has, with however few examples.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return len(np.unique(_groups(data)))
 
 
 def parts(experiment: Experiment, site: str, own: Sources | None = None) -> tuple[Dataset, Dataset]:
@@ -191,6 +198,13 @@ def _part(experiment: Experiment, site: str, own: Sources | None) -> Dataset:
 def _whole(data: Data, seed: int) -> Dataset:
     """What a trial shares out; read once, however many sites are hosted here."""
     return _whole_of(TypeAdapter(Data).dump_json(data), seed if data.dataset == "two-hospitals" else 0)
+
+
+def _groups(data: Data) -> np.ndarray:
+    """The site of each example in the file of a trial, `(examples,)`."""
+    groups = _whole(data, seed=0).groups
+    assert groups is not None, "a file with a column of sites has them"
+    return groups
 
 
 @lru_cache(maxsize=2)

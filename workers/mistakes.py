@@ -87,11 +87,16 @@ class Mistakes:
         if self.total:
             raise self.error()
 
+    @property
+    def lines(self) -> list[str]:
+        """All of it, for the owner of the file: a line for each of the first, and how many more there are."""
+        num_more = self.total - sum(1 + mistake.others for mistake in self.first)
+        return [*map(str, self.first), *([f"and {num_more} more"] if num_more else [])]
+
     def error(self) -> DataError:
-        """What to raise: of a site's own data set, without anything that stands in its files."""
-        if self.name is None:  # its repetitions are in its text
-            others = self.total - 1 - self.first[0].others
-            return DataError(f"{self.first[0]}" + (f" (and {others} more)" if others else ""))
+        """What to raise: of a site's own data set the first, without anything that stands in its files."""
+        if self.name is None:
+            return DataError("\n".join(self.lines))
         more = f" (and {self.total - 1} more)" if self.total > 1 else ""
         told = f"data set {self.name}: {self.first[0].told}{more}"
         return DataError(f"{told}; at the site, fedelta check says what was found")

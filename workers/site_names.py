@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -36,3 +36,8 @@ def of_value(value: str) -> str:
     """
     plain = unicodedata.normalize("NFKD", value.casefold()).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:MAX_LENGTH].strip("-")
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """As people look for them: numbers first, by their value; all others as they stand."""
+    return tuple(sorted(names, key=lambda name: (0, int(name)) if name.isdecimal() else (1, 0)))

@@ -1,15 +1,19 @@
 """A site's own data sets, as its `site.toml` says: where they lie, in what format, how columns are called."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
-from pydantic import Field, Strict, field_validator, model_validator
+from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
+from workers import cells
 from workers.data_settings import Text
 from workers.numbers import NumberReader
 from workers.settings import Name, PositiveFloat, settings
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "?")
+
+Named = TypeVar("Named")
+Cell: TypeAlias = Annotated[str, Field(max_length=200)]  # what stands in a file, or nothing
 
 
 @settings
@@ -20,16 +24,52 @@ class _Columns:
     name: Name | None = None  # of a site's own; a table that a trial shares out has none
     # By the study's name of a column, the name that it has here; those that are left out are called alike.
     columns: dict[Text, Text] = Field(default_factory=dict)
-    missing: tuple[Annotated[str, Field(max_length=100)], ...] = MISSING  # what stands for a missing value
+    # By the study's name of a column, what its values mean to the study; others are taken as they are.
+    values: dict[Text, dict[Cell, Text]] = Field(default_factory=dict)
+    missing: tuple[Cell, ...] = MISSING  # what stands for a missing value, ...
+    missing_in: dict[Text, tuple[Cell, ...]] = Field(
+        default_factory=dict
+    )  # ... and what else in one column, by the study's name of it
 
     def here(self, column: str) -> str:
         """What the study's column is called here."""
         return self.columns.get(column, column)
 
     @property
+    def rewritten(self) -> tuple[str, ...]:
+        """The study's columns that have values or markers of their own here."""
+        return tuple(dict.fromkeys((*self.values, *self.missing_in)))
+
+    def missing_of(self, column: str) -> tuple[str, ...]:
+        """What stands for a missing value in the study's column."""
+        return (*self.missing, *self.missing_in.get(column, ()))
+
+    def meant(self, column: str) -> dict[str, str]:
+        """What values of the study's column mean to the study, by canonical text."""
+        return {cells.canonical(cell): value for cell, value in self.values.get(column, {}).items()}
+
+    @property
     def numbers(self) -> NumberReader:
         """What reads the numbers here."""
         return NumberReader(self.missing)
+
+    @field_validator("values", "missing_in")
+    @classmethod
+    def _name_the_study_s_columns(cls, named: dict[str, Named], info: ValidationInfo) -> dict[str, Named]:
+        columns: dict[str, str] = info.data.get("columns", {})
+        study = {here: column for column, here in columns.items()}
+        for column in named:
+            if column in study and column not in columns:
+                raise ValueError(f"expected the study's name of a column, {study[column]}, got {column!r}")
+        return named
+
+    @field_validator("values")
+    @classmethod
+    def _are_apart(cls, values: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        for column, meanings in values.items():
+            if len({cells.canonical(cell) for cell in meanings}) < len(meanings):
+                raise ValueError(f"expected each value of {column} once, and 1 and 1.0 are the same")
+        return values
 
 
 @settings
@@ -58,7 +98,7 @@ class _Delimited(_Columns):
         return NumberReader(self.missing, self.decimal)
 
     @model_validator(mode="after")
-    def _are_apart(self) -> "_Delimited":
+    def _has_other_separator(self) -> "_Delimited":
         if self.separator in (self.decimal, '"', "\r", "\n"):
             raise ValueError(
                 f"separator: expected another character than {self.separator!r}; beside a decimal ',' say ';'"

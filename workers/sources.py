@@ -1,66 +1,27 @@
 """A site's own data sets: how their examples are read, whatever the format."""
 
-import importlib
-from pathlib import Path
-from typing import Protocol, cast
+import dataclasses
+import re
 
 import numpy as np
 
+from workers import cells, loading, rewriting, site_names, tables
 from workers import inventory as inventories
-from workers import site_names, tables
-from workers.data_settings import ImageSize, Layout
+from workers.data_settings import Layout
 from workers.datasets import Dataset
 from workers.errors import DataError
 from workers.inventory import Inventory
+from workers.loading import of_file
 from workers.mistakes import Mistakes
-from workers.source_settings import CsvSource, ParquetSource, Source
+from workers.source_settings import CsvSource, DicomSource, ImagesSource, Source
 from workers.tables import Table, Wanted
 
-__all__ = ["Source"]
+__all__ = ["Source", "of_file"]
 
 
-class Loader(Protocol):
-    """The module that reads the files of a format; whatever it finds wrong, it notes in `mistakes`."""
-
-    def columns(self, source: Source, mistakes: Mistakes) -> tuple[str, ...]:
-        """Names of the columns, as they stand there."""
-
-    def load(self, source: Source, wanted: Wanted, mistakes: Mistakes, limit: int | None = None) -> Table:
-        """The wanted columns, of the first `limit` rows."""
-
-    def size(self, source: Source, mistakes: Mistakes) -> tuple[int, int]:
-        """How many examples and columns there are, as quickly as can be; nothing is checked."""
-
-    def pictures(self, source: Source, image: ImageSize, rows: np.ndarray, mistakes: Mistakes) -> np.ndarray:
-        """The images of these rows, float32 `(rows, height, width, channels)`; tables have none."""
-
-    def notes(self, source: Source, mistakes: Mistakes) -> tuple[str, ...]:
-        """What else its owner wants to know of the files; tables have none."""
-
-
-LOADERS = {
-    "csv": "workers.csv_files",
-    "parquet": "workers.parquet_files",
-    "npz": "workers.arrays",
-    "images": "workers.images",
-    "dicom": "workers.dicom_files",
-}
 OF_TABLES = frozenset({"csv", "parquet", "npz"})
 OF_IMAGES = frozenset({"npz", "images", "dicom"})
-
-
-def of_file(path: Path) -> Source:
-    """The table in this file, by its name.
-
-    Raises:
-        DataError: the name is not that of a table.
-    """
-    name = path.name.lower()
-    if name.endswith((".csv", ".csv.gz")):
-        return CsvSource(path=path)
-    if name.endswith(".parquet"):
-        return ParquetSource(path=path)
-    raise DataError(f"{path}: expected a table: .csv, .csv.gz or .parquet")
+WITH_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
 
 def read(
@@ -77,9 +38,15 @@ def read(
     """
     mistakes = mistakes or Mistakes(source.name, source.path)
     _check_format(source, layout, mistakes)
-    loader = _loader(source)
-    table = loader.load(source, tables.wanted(layout, site_column), mistakes)
-    features = None if layout.image else tables.features(table, layout, source, mistakes)
+    loader = loading.loader(source)
+    wanted = tables.wanted(layout, site_column)
+    if set(source.rewritten) - set(wanted.all):
+        names = loader.columns(source, Mistakes(source.name, source.path))
+        rewriting.check(source, names, wanted.all, mistakes)
+    table = loading.load(source, wanted, mistakes)
+    features = (
+        None if layout.image else tables.features(table, layout.features, layout.categories, source, mistakes)
+    )
     targets, is_kept = tables.targets(table, layout.target, source, mistakes)
     groups = _groups(table, site_column, source, mistakes)
     mistakes.refuse()
@@ -109,7 +76,7 @@ def size(source: Source) -> tuple[int, int]:
     Raises:
         DataError: it cannot be read.
     """
-    return _loader(source).size(source, Mistakes(source.name, source.path))
+    return loading.loader(source).size(source, Mistakes(source.name, source.path))
 
 
 def inventory(source: Source, mistakes: Mistakes) -> Inventory:
@@ -118,23 +85,57 @@ def inventory(source: Source, mistakes: Mistakes) -> Inventory:
     Raises:
         DataError: it cannot be read.
     """
-    loader = _loader(source)
+    loader = loading.loader(source)
     names = loader.columns(source, mistakes)
     for study, here in source.columns.items():
         if here not in names:
             mistakes.add("a column of that name", "none", column=study, here=here)
-    plain = inventories.unrenamed(source)
+    rewriting.check(source, names, source.columns, mistakes)
+    markers = {source.here(name): missing for name, missing in source.missing_in.items()}
+    plain = dataclasses.replace(inventories.unrenamed(source), values={}, missing_in=markers)
     doubts = Mistakes(source.name, source.path)  # cells that are no numbers, where the first ones are
-    loaded = inventories.guess(loader.load(plain, Wanted(texts=names), mistakes, inventories.SAMPLE), source)
-    table = loader.load(plain, loaded, doubts)
+    sample = rewriting.unmarked(
+        loader.load(plain, Wanted(texts=names), mistakes, inventories.SAMPLE), markers
+    )
+    loaded = inventories.guess(sample, source)
+    table = rewriting.unmarked(loading.load(plain, loaded, doubts), markers)
     return Inventory(
         num_examples=len(table),
         columns=inventories.facts(table, loaded, names, source),
         notes=(
             *inventories.doubted(doubts),
+            *_commas(sample, source),
             *(loader.notes(source, mistakes) if source.format in OF_IMAGES else ()),
         ),
     )
+
+
+def hints(source: Source) -> tuple[str, ...]:
+    """What may be wrong with how the source says that its files are written; none if they cannot be read."""
+    doubts = Mistakes(source.name, source.path)
+    try:
+        names = loading.loader(source).columns(source, doubts)
+        plain = inventories.unrenamed(source)
+        sample = loading.loader(source).load(plain, Wanted(texts=names), doubts, inventories.SAMPLE)
+    except DataError:  # which whoever reads all of them is told
+        return ()
+    return _commas(sample, source)
+
+
+def _commas(sample: Table, source: Source) -> tuple[str, ...]:
+    """A line if in some columns at least half of the values look as if a comma separated the fraction."""
+    if not isinstance(source, CsvSource | ImagesSource | DicomSource) or source.decimal == ",":
+        return ()
+    missing = cells.markers(source.missing)
+    found = []
+    for name, column in sample.texts.items():
+        texts = [text for cell in column if (text := cells.canonical(cell)) not in missing]
+        if texts and 2 * sum(WITH_COMMA.fullmatch(text) is not None for text in texts) >= len(texts):
+            found.append(name)
+    if not found:
+        return ()
+    hint = 'if a comma separates the fraction, say decimal = "," in site.toml'
+    return (f"values look like 1,5 in {tables.listed(found)}: {hint}",)
 
 
 def _groups(table: Table, site_column: str | None, source: Source, mistakes: Mistakes) -> np.ndarray | None:
@@ -149,8 +150,3 @@ def _check_format(source: Source, layout: Layout, mistakes: Mistakes) -> None:
         raise mistakes.unreadable("images, for which the study asks", f"a table ({source.format})")
     if not layout.image and source.format not in OF_TABLES:
         raise mistakes.unreadable("a table, for which the study asks", f"images ({source.format})")
-
-
-def _loader(source: Source) -> Loader:
-    """Loaded when the first data set of its format is read: the libraries for Parquet and DICOM take long."""
-    return cast(Loader, importlib.import_module(LOADERS[source.format]))

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 import numpy as np
 from pydantic import Discriminator, Field, Strict, Tag, model_validator
 
+from workers.compression import Compression
 from workers.data_settings import Data
 from workers.metrics import METRICS, MetricName
 from workers.models import ConvolutionalNetwork, Model, OwnModel, TargetKind
@@ -49,6 +50,22 @@ class LocalTraining:
         is_plain = isinstance(self.optimizer, Sgd) and not self.optimizer.momentum and self.clip_norm is None
         if self.l1 and not is_plain:
             raise ValueError("l1: is for the optimizer sgd, without momentum and clip_norm")
+        return self
+
+
+@settings
+class Traffic:
+    """How what travels is compressed, if it is."""
+
+    up: Compression | None = None  # sites' deltas
+    down: Compression | None = None  # versions of the model
+
+    @model_validator(mode="after")
+    def _keeps_nothing_at_the_centre(self) -> "Traffic":
+        if self.down is not None and self.down.needs_feedback:
+            raise ValueError(
+                f"down: {self.down.kind} is for deltas; a model has no values that can be left out"
+            )
         return self
 
 
@@ -122,6 +139,7 @@ class Experiment:
     model: Model
     training: LocalTraining
     strategy: Strategy
+    compression: Traffic = Traffic()
     evaluation: Evaluation = Evaluation()
     stop: Stop
     personal: Personal | None = None  # how each site comes to a model of its own
@@ -193,7 +211,8 @@ class Experiment:
     @property
     def keeps_own(self) -> bool:
         """Whether a site keeps something of its own from one order to the next."""
-        return isinstance(self.personal, Ditto | LocalLayers)
+        has_feedback = self.compression.up is not None and self.compression.up.needs_feedback
+        return isinstance(self.personal, Ditto | LocalLayers) or has_feedback
 
     @property
     def compared(self) -> tuple[str, ...]:

@@ -64,12 +64,11 @@ def find(names: Sequence[str], source: Source, wanted: Sequence[str], mistakes: 
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         places.setdefault(name, []).append(place)
-    listed = ", ".join(map(repr, names[:MAX_LISTED])) + (", ..." if len(names) > MAX_LISTED else "")
     found = {}
     for column in wanted:
         here = places.get(source.here(column), [])
         if not here:
-            mistakes.add("a column of that name", listed, column=column, here=source.here(column))
+            mistakes.add("a column of that name", listed(names), column=column, here=source.here(column))
         elif len(here) > 1:
             numbered = ", ".join(str(place + 1) for place in here)
             mistakes.add("one column of that name", numbered, column=column, here=source.here(column))
@@ -78,18 +77,22 @@ def find(names: Sequence[str], source: Source, wanted: Sequence[str], mistakes: 
     return found
 
 
-def features(table: Table, layout: Layout, source: Source, mistakes: Mistakes) -> np.ndarray:
-    """Raw features, float64 `(rows, num_features)`, as `Schema` says what these are."""
-    if not layout.categories:
-        return table.matrix[:, : len(layout.features)]  # they are wanted first, in their order
-    found, number = np.empty((len(table), len(layout.features))), 0
-    for place, name in enumerate(layout.features):
-        if name in layout.categories:
-            meaning = _meaning(
-                {value: code for code, value in enumerate(layout.categories[name])}, name, mistakes
-            )
-            found[:, place] = cells.codes(table.texts[name], meaning, source.missing)
-            _refuse(table.texts[name], found[:, place] == UNKNOWN, _one_of(meaning), name, source, mistakes)
+def features(
+    table: Table,
+    names: Sequence[str],
+    categories: Mapping[str, Sequence[str]],
+    source: Source,
+    mistakes: Mistakes,
+) -> np.ndarray:
+    """Raw features of these names, float64 `(rows, num_features)`, as `Schema` says what these are."""
+    if not categories:
+        return table.matrix[:, : len(names)]  # they are wanted first, in their order
+    found, number = np.empty((len(table), len(names))), 0
+    for place, name in enumerate(names):
+        if name in categories:
+            meaning = _meaning({value: code for code, value in enumerate(categories[name])}, name, mistakes)
+            found[:, place] = _codes(table, name, meaning, source)
+            refuse(table.texts[name], found[:, place] == UNKNOWN, _one_of(meaning), name, source, mistakes)
         else:
             found[:, place] = table.matrix[:, number]
             number += 1
@@ -101,31 +104,36 @@ def targets(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Targets as `Dataset` has them, and `(rows,)` which rows have one; the others are to be dropped."""
     if isinstance(target, ClassTarget):
-        return _classes(table.texts[target.column], target, source, mistakes)
+        return _classes(table, target, source, mistakes)
     every = np.ones(len(table), bool)
     values = table.matrix[:, -1]  # it is wanted last of the numbers
     name = target.column if isinstance(target, NumberTarget) else target.time
-    _refuse([None] * len(values), np.isnan(values), "a number", name, source, mistakes)
+    refuse([None] * len(values), np.isnan(values), "a number", name, source, mistakes)
     if isinstance(target, NumberTarget):
         return values, every
-    _refuse(values.tolist(), values < 0, "a time that is not negative", target.time, source, mistakes)
-    event = cells.codes(table.texts[target.event], EVENTS, source.missing)
+    refuse(values.tolist(), values < 0, "a time that is not negative", target.time, source, mistakes)
+    event = _codes(table, target.event, EVENTS, source)
     is_wrong = (event == UNKNOWN) | np.isnan(event)
     expected = "1 for an event, or 0 for none"
-    _refuse(table.texts[target.event], is_wrong, expected, target.event, source, mistakes)
+    refuse(table.texts[target.event], is_wrong, expected, target.event, source, mistakes)
     return np.stack([values, event], axis=1), every
 
 
 def _classes(
-    column: Sequence[Cell], target: ClassTarget, source: Source, mistakes: Mistakes
+    table: Table, target: ClassTarget, source: Source, mistakes: Mistakes
 ) -> tuple[np.ndarray, np.ndarray]:
     codes = {value: code for code, values in enumerate(target.classes.values()) for value in values}
     meaning = _meaning(codes, target.column, mistakes)
-    found = cells.codes(column, meaning, source.missing)
+    found = _codes(table, target.column, meaning, source)
     is_class = found >= 0
     if target.others == "refuse":
-        _refuse(column, ~is_class, _one_of(meaning), target.column, source, mistakes)
+        refuse(table.texts[target.column], ~is_class, _one_of(meaning), target.column, source, mistakes)
     return found, is_class
+
+
+def _codes(table: Table, name: str, meaning: Mapping[str, int], source: Source) -> np.ndarray:
+    """What the column's cells mean, float64 `(rows,)`."""
+    return cells.codes(table.texts[name], meaning, source.missing_of(name), source.meant(name))
 
 
 def _meaning(codes: Mapping[str, int], column: str, mistakes: Mistakes) -> dict[str, int]:
@@ -137,7 +145,7 @@ def _meaning(codes: Mapping[str, int], column: str, mistakes: Mistakes) -> dict[
     return found
 
 
-def _refuse(
+def refuse(
     column: Sequence[Cell],
     is_wrong: np.ndarray,
     expected: str,
@@ -146,9 +154,17 @@ def _refuse(
     mistakes: Mistakes,
 ) -> None:
     """Note each cell that is wrong."""
+    meant = source.meant(name)
     for place in np.flatnonzero(is_wrong).tolist():
-        found = cells.shown(column[place])
+        found, text = cells.shown(column[place]), cells.canonical(column[place])
+        if text in meant:
+            found += f", which values says is {meant[text]!r}"
         mistakes.add(expected, found, row=place + 1, column=name, here=source.here(name))
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of these names."""
+    return ", ".join(map(repr, names[:MAX_LISTED])) + (", ..." if len(names) > MAX_LISTED else "")
 
 
 def _one_of(meaning: Mapping[str, int]) -> str:

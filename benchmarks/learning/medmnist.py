@@ -34,9 +34,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
         "weighting": "examples",
         "server_optimizer": {"name": "adam", "learning_rate": 0.003},
     },
-    "FedAsync": {"kind": "fedasync", "mixing_rate": 0.3},
 }
-LEARNING_RATES = {"FedBuff, Adam at the server": 0.1, "FedAsync": 0.3}  # of the sites' SGD
+LEARNING_RATE = 0.1  # of the sites' SGD
 # How a model is trained where the examples lie, for all of them or one hospital's.
 AT_HOME = LocalTraining(optimizer=Adam(learning_rate=0.003), batch_size=16, steps=1)
 
@@ -59,7 +58,7 @@ def settings(dataset: str, name: str, **more: Any) -> dict[str, Any]:
         },
         "model": {"kind": "cnn"},
         "training": {
-            "optimizer": {"name": "sgd", "learning_rate": LEARNING_RATES[name]},
+            "optimizer": {"name": "sgd", "learning_rate": LEARNING_RATE},
             "batch_size": BATCH_SIZE,
             "steps": 1,
         },
