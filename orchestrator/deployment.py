@@ -67,6 +67,9 @@ dir {data}
 appendonly yes
 appendfsync everysec
 save ""
+# By default the file would be written anew, and compressed, with nearly every update of a large model.
+auto-aof-rewrite-min-size 1gb
+rdbcompression no
 
 maxmemory 2gb
 maxmemory-policy noeviction

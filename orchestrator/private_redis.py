@@ -45,6 +45,10 @@ class PrivateRedis:
             "dir": str(self._folder.absolute()),
             "appendonly": "yes",  # a server that was killed is started again, and goes on
             "appendfsync": "everysec",
+            # Models and deltas are overwritten all the time: by default the file would be written anew, and
+            # compressed, with nearly every update of a large model.
+            "auto-aof-rewrite-min-size": "1gb",
+            "rdbcompression": "no",
             "save": "",
             "maxmemory-policy": "noeviction",
             "loglevel": "warning",

@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import redis
 
@@ -21,7 +22,7 @@ from tasks.messages import (
 )
 from tasks.state import Head, Phase, SiteRecord, State
 from workers import params as trees
-from workers.errors import Conflict, MalformedMessage, NotFound
+from workers.errors import Conflict, ExperimentError, MalformedMessage, NotFound
 from workers.params import Params
 from workers.spec import Experiment, Spec
 from workers.strategies import Server
@@ -51,6 +52,7 @@ class Turn:
         self._pipe = pipe
         self._name = name
         self._models: dict[int, Params] = {}
+        self._server: Server | None = None
         self._read_deltas: list[str] = []
         self._ahead: dict[str, bytes] = {}  # submissions that were read together with one that was asked for
         self.spec = spec
@@ -79,10 +81,11 @@ class Turn:
 
     def server(self) -> Server:
         """The current model and what the strategy remembers."""
-        version = self.state.head.version
-        memory = self._tree(keys.memory(self._name))
-        params, remembered_besides = exact(memory)
-        return Server(params=params or self.model(version), version=version, memory=remembered_besides)
+        if self._server is None:
+            version = self.state.head.version
+            params, memory = exact(self._tree(keys.memory(self._name)))
+            self._server = Server(params=params or self.model(version), version=version, memory=memory)
+        return self._server
 
     def model(self, version: int) -> Params:
         """The parameters of a version that is still needed."""
@@ -93,6 +96,23 @@ class Turn:
         if trees.num_bytes(found) < codec.APART:  # a larger one is `remembered`, while there is room
             self._models[version] = found
         return found
+
+    def base(self, version: int) -> Params:
+        """What a strategy takes as the model that a site has trained: x_base + (x - C(x)), x the current one.
+
+        C(x) is what sites get. To mix in C(x) itself would draw the model to what its coding can write, and
+        changes smaller than that would never add up.
+        """
+        current = self.state.head.version
+        if self.spec.experiment.compression.down is None:
+            return self.model(version)
+        if version == current:
+            return self.server().params
+        x, sent = self.server().params, self.model(current)
+        return {
+            path: trees.blockwise(lambda base, x, sent: base + (x - sent), leaf, x[path], sent[path])
+            for path, leaf in self.model(version).items()
+        }
 
     def submission(self, site: str, reference: Params) -> tuple[Submission, int] | None:
         """What the site submitted for its unfinished order, and its bytes; None if there is nothing.
@@ -186,9 +206,11 @@ class Turn:
 
         Raises:
             Conflict: somebody committed since the state was read.
+            ExperimentError: the new version cannot be sent as the experiment asks.
         """
         name, pipe = self._name, self._pipe
         new = state.counted(new)
+        written = self._encoded(server) if server is not None else {}
         if self.state.head.phase == "finished" != new.head.phase:
             pipe.sadd(keys.RUNNING, name)
         pipe.multi()
@@ -197,7 +219,8 @@ class Turn:
             pipe.ltrim(keys.inbox(name), self._num_entries, -1)
         if ask_again:
             pipe.rpush(keys.inbox(name), *ask_again)
-        written = self._write_server(server) if server is not None else {}
+        for key, value in written.items():
+            pipe.set(key, value)
         if spec is not None:
             pipe.set(keys.spec(name), messages.encode_spec(spec))
         unneeded = [keys.model(name, version) for version in self.state.needed_versions - new.needed_versions]
@@ -246,15 +269,11 @@ class Turn:
         self._num_entries = self._pipe.llen(keys.inbox(self._name))
         self._unnamed = sorted(self.submitted())
 
-    def _write_server(self, server: Server) -> dict[str, codec.Buffer]:
-        """Queue what is new of it; returns that by key."""
-        name, experiment, version = self._name, self.spec.experiment, server.version
-        written = {keys.memory(name): codec.encode_tree(with_exact(experiment, server))}
-        if version != self.state.head.version:
-            coding = messages.coding_of_model(experiment, version)
-            written[keys.model(name, version)] = codec.encode_tree(server.params, coding)
-        for key, value in written.items():
-            self._pipe.set(key, value)
+    def _encoded(self, server: Server) -> dict[str, codec.Buffer]:
+        """What is new of it, by key."""
+        written = {keys.memory(self._name): codec.encode_tree(with_exact(self.spec.experiment, server))}
+        if server.version != self.state.head.version:
+            written[keys.model(self._name, server.version)] = published(self.spec.experiment, server)
         return written
 
 
@@ -267,10 +286,14 @@ def now(pipe: redis.client.Pipeline) -> float:
 def _state_of(head: Mapping[bytes, bytes], records: Mapping[bytes, bytes]) -> State:
     return State(
         head=messages.from_hash(Head, head),
-        sites={
-            site.decode(): messages.decode(SiteRecord, record) for site, record in sorted(records.items())
-        },
+        sites={site.decode(): _record(record) for site, record in sorted(records.items())},
     )
+
+
+@lru_cache(maxsize=2048)
+def _record(written: bytes) -> SiteRecord:
+    """Most sites' records are as they were a turn ago."""
+    return messages.decode(SiteRecord, written)
 
 
 def with_exact(experiment: Experiment, server: Server) -> Params:
@@ -284,6 +307,19 @@ def exact(memory: Params) -> tuple[Params, Params]:
     """The inverse: the model, if it is in there, and what the strategy remembers."""
     params = trees.below(EXACT, memory)
     return params, {path: leaf for path, leaf in memory.items() if not path.startswith(f"{EXACT}/")}
+
+
+def published(experiment: Experiment, server: Server) -> codec.Buffer:
+    """The server's version of the model, as sites get it.
+
+    Raises:
+        ExperimentError: a value is too large for the experiment's compression.
+    """
+    try:
+        return codec.encode_tree(server.params, messages.coding_of_model(experiment, server.version))
+    except ValueError as error:
+        version = f"version {server.version} of the model"
+        raise ExperimentError(f"compression.down: {version} cannot be sent so: {error}") from error
 
 
 def write_state(pipe: redis.client.Pipeline, experiment: Experiment, old: State, new: State) -> None:
