@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory [--json FILE] [--publish]
 
-The coordinator starts when a delta of every site lies in Redis, and takes in all of them; then it goes on for a
-few updates of each site, so that FedAsync's deltas have several base models. Peaks are Linux's `VmHWM`.
+The coordinator starts when a delta of every site lies in Redis, and takes in all of them; then it goes on for
+a few updates of each site, so that FedAsync's deltas have several base models. Peaks are Linux's `VmHWM`.
 """
 
 import sys

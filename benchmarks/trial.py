@@ -25,7 +25,7 @@ from workers.spec import Experiment
 
 START_SECONDS = 300.0  # for every site's first update
 SETTLE_SECONDS = 1.0  # between going on and a window
-MIN_UPDATES = 25  # in a window, at least
+MIN_UPDATES = 15  # in a window, at least
 GRACE_SECONDS = 3.0  # for a process to end by itself
 NAME = "trial"
 SIZES = {"1 k": 1_000, "1 M": 1_000_000, "10 M": 10_000_000, "40 M": 40_000_000}  # parameters
