@@ -1,9 +1,11 @@
 """What a transition sends, in real queues."""
 
+import json
+
 import pytest
 
 from tasks import dispatch, state
-from tasks.app import site_queue
+from tasks.app import app, site_queue
 from tests.conftest import sent
 
 SITES = ("a", "b")
@@ -65,3 +67,27 @@ def test_the_messages_of_several_queues_are_counted_by_queue(client):
     assert dispatch.num_waiting(["site.a", "site.b", "nobody's"]) == {"site.a": 2, "site.b": 0, "nobody's": 0}
     client.rpop("site.a")
     assert dispatch.num_waiting(["site.a"]) == {"site.a": 1}
+
+
+def test_a_message_is_what_celery_itself_would_send(client):
+    arguments = {"experiment": "trial", "order": "a/1"}
+    dispatch.train("trial", "a", 1)
+    app.send_task(
+        "train",
+        kwargs=arguments,
+        queue=site_queue("b"),
+        task_id=dispatch.train_id("trial", "a", 1),
+        argsrepr="()",
+        kwargsrepr=str(arguments),
+    )
+    ours, celerys = (json.loads(client.rpop(site_queue(site))) for site in SITES)
+    tags = {message["properties"].pop("delivery_tag") for message in (ours, celerys)}
+    assert len(tags) == 2
+    assert celerys["properties"]["delivery_info"].pop("routing_key") == "site.b"
+    assert ours["properties"]["delivery_info"].pop("routing_key") == "site.a"
+    assert celerys["properties"].pop("reply_to") and not ours["properties"].pop("reply_to")  # nobody replies
+    assert ours["headers"].pop("ignore_result")  # as the app's settings say
+    for part in ("properties", "headers"):
+        assert {key: celerys[part].get(key) for key in ours[part]} == ours.pop(part)
+        del celerys[part]
+    assert ours == celerys
