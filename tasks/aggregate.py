@@ -10,7 +10,7 @@ from tasks.messages import HistoryRow, Submission
 from tasks.state import State
 from tasks.turn import Turn
 from workers import params as trees
-from workers.errors import Conflict, MalformedMessage
+from workers.errors import Conflict, ExperimentError, MalformedMessage
 from workers.strategies import Server, Update
 
 logger = logging.getLogger(__name__)
@@ -50,15 +50,25 @@ def drain(turn: Turn) -> State:
     order_next(turn, so_far)
     if so_far.state == turn.state and not turn.has_mail:
         return turn.state
-    committed = turn.commit(
-        so_far.state,
-        server=so_far.server,
-        history=so_far.history,
-        events=so_far.events,
-        is_mail_handled=True,
-    )
+    try:
+        committed = turn.commit(
+            so_far.state,
+            server=so_far.server,
+            history=so_far.history,
+            events=so_far.events,
+            is_mail_handled=True,
+        )
+    except ExperimentError as error:
+        return give_up(turn, str(error))
     exposition.observe(experiment.name, so_far.history)
     return committed
+
+
+def give_up(turn: Turn, reason: str) -> State:
+    """End with the version before the one that cannot be sent: to try again would come to the same."""
+    so_far = Drain(state=turn.state, server=turn.server())
+    finish(turn, so_far, "failed", reason)
+    return turn.commit(so_far.state, events=so_far.events, is_mail_handled=True)
 
 
 def is_round_open(turn: Turn) -> bool:
@@ -118,7 +128,7 @@ def checked_update(turn: Turn, server: Server, site: str, submission: Submission
     assert base_version is not None  # the site is outstanding
     return Update(
         delta=delta,
-        base=turn.model(base_version) if experiment.strategy.uses_base else {},
+        base=turn.base(base_version) if experiment.strategy.uses_base else {},
         num_examples=submission.num_examples,
         staleness=server.version - base_version,
     )

@@ -66,10 +66,10 @@ def pack_tree(tree: Mapping[str, Array], coding: Coding = RAW) -> PackedTree:
     """The tree as msgpack takes it; what is not compressed shares the arrays' memory.
 
     Raises:
-        ValueError: a value is too large to be compressed, or not finite.
+        ValueError: a value is too large to be compressed, or not finite; names the leaf.
     """
     return [
-        [path, _pack_leaf(np.asarray(leaf), coding.compression, coding.of_leaf(number))]
+        [path, _pack_leaf(path, np.asarray(leaf), coding.compression, coding.of_leaf(number))]
         for number, (path, leaf) in enumerate(tree.items())
     ]
 
@@ -83,13 +83,12 @@ def unpack_tree(packed: object, reference: Mapping[str, Array] | None, coding: C
     Raises:
         MalformedMessage: it is not a tree, or not like the reference; names the leaf that differs.
     """
-    leaves = [
-        _unpack_leaf(entry, reference, coding.compression, coding.of_leaf(number))
-        for number, entry in enumerate(_checked(packed, list, "a list of leaves"))
-    ]
-    tree = dict(leaves)
-    if len(tree) != len(leaves):
-        raise MalformedMessage(f"expected each leaf once, got {str([path for path, _ in leaves]):.{SHOWN}}")
+    tree: Params = {}
+    for number, entry in enumerate(_checked(packed, list, "a list of leaves")):
+        path, array = _named(entry)
+        if path in tree:  # told before it is unpacked: a few bytes may be many values
+            raise MalformedMessage(f"expected each leaf once, got {path!r:.{SHOWN}} again")
+        tree[path] = _unpack_leaf(path, array, reference, coding.compression, coding.of_leaf(number))
     if reference is None:
         return tree
     if differing := sorted(tree.keys() ^ reference.keys()):
@@ -253,24 +252,35 @@ def _pass_over(data: Buffer) -> None:
     parser.skip()
 
 
-def _pack_leaf(leaf: np.ndarray, compression: Compression | None, seed: int) -> dict[str, Any]:
+def _pack_leaf(path: str, leaf: np.ndarray, compression: Compression | None, seed: int) -> dict[str, Any]:
     encoding: str = "raw"
     if compression is not None and leaf.dtype == np.float32:
-        encoding, data = compression.kind, compressing.encode(compression, leaf, seed)
+        try:
+            encoding, data = compression.kind, compressing.encode(compression, leaf, seed)
+        except ValueError as error:
+            raise ValueError(f"leaf {path!r}: {error}") from error
     else:
         data = np.ascontiguousarray(leaf, DTYPES[leaf.dtype.name]).reshape(-1).view(np.uint8)
     return {"dtype": leaf.dtype.name, "shape": list(leaf.shape), "encoding": encoding, "data": data.data}
 
 
-def _unpack_leaf(
-    entry: object, reference: Mapping[str, Array] | None, compression: Compression | None, seed: int
-) -> tuple[str, np.ndarray]:
+def _named(entry: object) -> tuple[str, object]:
+    """A leaf's path, and what should be its array."""
     pair = _checked(entry, list, "a leaf [path, array]")
     if len(pair) != 2:
         raise MalformedMessage(f"expected a leaf [path, array], got a list of {len(pair)}")
-    path = _checked(pair[0], str, "a leaf's path")
+    return _checked(pair[0], str, "a leaf's path"), pair[1]
+
+
+def _unpack_leaf(
+    path: str,
+    array: object,
+    reference: Mapping[str, Array] | None,
+    compression: Compression | None,
+    seed: int,
+) -> np.ndarray:
     where = f"of leaf {path!r:.{SHOWN}}"
-    fields = _checked(pair[1], dict, f"the array {where}")
+    fields = _checked(array, dict, f"the array {where}")
     is_compressed = compression is not None and fields.get("dtype") == "float32"
     encoding = compression.kind if compression is not None and is_compressed else "raw"
     if fields.keys() != {"dtype", "shape", "encoding", "data"} or fields["encoding"] != encoding:
@@ -285,11 +295,11 @@ def _unpack_leaf(
     if type(data) not in (bytes, memoryview):
         raise MalformedMessage(f"expected the data {where}, got {type(data).__name__}")
     if compression is None or not is_compressed:
-        return path, _as_they_are(data, dtype, shape, where)
+        return _as_they_are(data, dtype, shape, where)
     if reference is not None and (path not in reference or reference[path].shape != tuple(shape)):
-        return path, _stand_in(shape, where)
+        return _stand_in(shape, where)
     try:
-        return path, compressing.decode(compression, data, tuple(shape), seed)
+        return compressing.decode(compression, data, tuple(shape), seed)
     except ValueError as error:
         raise MalformedMessage(f"the data {where}: {error}") from error
 

@@ -26,7 +26,11 @@ class Ledger:
         self._specs: dict[str, Spec] = {}
 
     def create(self, name: str, spec: Spec, params: Params) -> State | None:
-        """A new experiment with these initial parameters; None if there is one of that name."""
+        """A new experiment with these initial parameters; None if there is one of that name.
+
+        Raises:
+            ExperimentError: these parameters cannot be sent as the experiment asks.
+        """
         experiment = spec.experiment
         with self._redis.pipeline() as pipe:
             pipe.watch(keys.spec(name))
@@ -40,7 +44,7 @@ class Ledger:
             pipe.multi()
             pipe.set(keys.spec(name), messages.encode_spec(spec))
             server = Server(params=params, version=0, memory=memory)
-            pipe.set(keys.model(name, 0), codec.encode_tree(params, messages.coding_of_model(experiment, 0)))
+            pipe.set(keys.model(name, 0), turn.published(experiment, server))
             pipe.set(keys.memory(name), codec.encode_tree(turn.with_exact(experiment, server)))
             turn.write_state(pipe, experiment, State(head=new.head, sites={}), new)
             try:

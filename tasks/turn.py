@@ -81,11 +81,14 @@ class Turn:
 
     def server(self) -> Server:
         """The current model and what the strategy remembers."""
-        if self._server is None:
-            version = self.state.head.version
-            params, memory = exact(self._tree(keys.memory(self._name)))
-            self._server = Server(params=params or self.model(version), version=version, memory=memory)
-        return self._server
+        if self._server is not None:
+            return self._server
+        version = self.state.head.version
+        params, memory = exact(self._tree(keys.memory(self._name)))
+        found = Server(params=params or self.model(version), version=version, memory=memory)
+        if self.spec.experiment.compression.down is not None:
+            self._server = found  # for `base`; else nothing should hold a large model
+        return found
 
     def model(self, version: int) -> Params:
         """The parameters of a version that is still needed."""
@@ -98,7 +101,7 @@ class Turn:
         return found
 
     def base(self, version: int) -> Params:
-        """What a strategy takes as the model that a site has trained: x_base + (x - C(x)), x the current one.
+        """What a strategy takes as the model that a site began with: C(x_base) + x - C(x), x the current one.
 
         C(x) is what sites get. To mix in C(x) itself would draw the model to what its coding can write, and
         changes smaller than that would never add up.
@@ -258,6 +261,9 @@ class Turn:
         """What a coordinator wrote."""
         found = remembered.tree(self._pipe, key, lambda stored: codec.decode_tree(stored, None, coding))
         if found is None:
+            commits = self._pipe.hgetall(keys.head(self._name)).get(b"commits")
+            if commits != str(self.state.head.commits).encode():
+                raise Conflict(f"experiment {self._name}: somebody else committed, and {key} is gone")
             raise NotFound(f"experiment {self._name}: the ledger has lost {key}")
         return found[0]
 

@@ -12,6 +12,7 @@ import numpy as np
 import redis
 
 from tasks import codec
+from workers import params as trees
 from workers.params import Params
 
 PIECE = 2**20  # bytes
@@ -93,5 +94,11 @@ class Memory:
 
     def _keep(self, key: str, value: codec.Buffer, tree: Params | None) -> None:
         self._kept[key] = (value, tree)
-        while len(self._kept) > 1 and sum(len(kept) for kept, _ in self._kept.values()) > self._max_bytes:
+        while len(self._kept) > 1 and sum(map(_num_bytes, self._kept.values())) > self._max_bytes:
             self._kept.popitem(last=False)
+
+
+def _num_bytes(kept: Kept) -> int:
+    """Bytes of memory: the tree of a compressed value is no view of it."""
+    value, tree = kept
+    return max(len(value), trees.num_bytes(tree or {}))

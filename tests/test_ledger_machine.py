@@ -67,12 +67,9 @@ def description_of(schema: Schema, site: str) -> Description:
     return description.describe(schema, np.arange(10.0 * (1 + SITES.index(site)))[:, None])
 
 
-def answer(claim: str, delta: Params) -> Submission:
-    """What a site submits for the order of this claim."""
-    order, issued = claim.split(" ")
-    return Submission(
-        order=order, issued=float(issued), delta=codec.pack_tree(delta), num_examples=1 + len(order)
-    )
+def wide_zeros() -> Params:
+    """An initial model that is large enough to be compressed."""
+    return {"weight": np.zeros((70, 1), np.float32), "bias": np.zeros(1, np.float32)}
 
 
 def drain(turn: Turn) -> state.State:
@@ -100,6 +97,7 @@ class Ledgers(RuleBasedStateMachine):
     strategy: dict[str, object]
     is_described: bool
     is_personal: bool
+    compression: dict[str, object]
     num_updates: int
     now: float
 
@@ -109,7 +107,11 @@ class Ledgers(RuleBasedStateMachine):
         changes = {} if self.is_described else {"data": AT_HOME}
         changes |= {"personal": {"kind": "fine-tuning"}} if self.is_personal else {}
         self.spec = make_spec(
-            strategy=self.strategy, stop={"updates": self.num_updates}, evaluation={"every": 2}, **changes
+            strategy=self.strategy,
+            stop={"updates": self.num_updates},
+            evaluation={"every": 2},
+            compression=self.compression,
+            **changes,
         )
         if not self.is_described:
             self.spec = replace(self.spec, schema=replace(self.spec.schema, preprocessing=None))
@@ -159,6 +161,22 @@ class Ledgers(RuleBasedStateMachine):
             return delta_of(claim)
         return description_of(self.spec.schema, claim.partition("/")[0]).params
 
+    def answer(self, claim: str, delta: Params) -> Submission:
+        """What a site submits for the order of this claim; what cannot be compressed it sends as it is."""
+        order, issued = claim.split(" ")
+        is_finite = all(np.isfinite(leaf).all() for leaf in delta.values())
+        tree = codec.pack_tree(delta, self.coding_of(order) if is_finite else codec.RAW)
+        return Submission(order=order, issued=float(issued), delta=tree, num_examples=1 + len(order))
+
+    def coding_of(self, order: str) -> codec.Coding:
+        site, _, number = order.partition("/")
+        return messages.coding_of_delta(self.spec.experiment, site, int(number))
+
+    def delta_that_counts(self, order: str) -> Params:
+        """What the coordinator takes of an order's delta."""
+        coding = self.coding_of(order)
+        return codec.unpack_tree(codec.pack_tree(delta_of(self.claims[order]), coding), None, coding)
+
     # What sites may do
 
     @rule(data=st.data())
@@ -177,7 +195,7 @@ class Ledgers(RuleBasedStateMachine):
         claim, lease = data.draw(st.sampled_from(self.held))
         standing = self.client.get(keys.order("trial", claim.partition("/")[0]))
         is_asked = standing is not None and messages.decode(Order, standing).claim == claim
-        assert self.site_ledger.submit("trial", lease, answer(claim, self.answer_of(claim))) == is_asked
+        assert self.site_ledger.submit("trial", lease, self.answer(claim, self.answer_of(claim))) == is_asked
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), leaf=st.sampled_from(["nan", "shape", "missing"]))
@@ -191,7 +209,7 @@ class Ledgers(RuleBasedStateMachine):
             bad[path] = np.zeros(2, bad[path].dtype)
         else:
             del bad[path]
-        self.site_ledger.submit("trial", lease, answer(claim, bad))
+        self.site_ledger.submit("trial", lease, self.answer(claim, bad))
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), is_renewed=st.booleans())
@@ -225,13 +243,13 @@ class Ledgers(RuleBasedStateMachine):
             value="",
             started=0.0,
         )
-        assert not self.site_ledger.submit("trial", lease, answer(claim, self.answer_of(claim)))
+        assert not self.site_ledger.submit("trial", lease, self.answer(claim, self.answer_of(claim)))
 
     @rule(data=st.data())
     def an_old_submission_is_put_back(self, data):
         claim = data.draw(st.sampled_from(self.forgotten or list(self.told)))
         site = claim.partition("/")[0]
-        self.client.set(keys.delta("trial", site), messages.encode(answer(claim, self.answer_of(claim))))
+        self.client.set(keys.delta("trial", site), messages.encode(self.answer(claim, self.answer_of(claim))))
         self.client.rpush(keys.inbox("trial"), site)
 
     @rule(site=st.sampled_from(SITES), garbage=st.none() | st.binary(max_size=40))
@@ -271,7 +289,7 @@ class Ledgers(RuleBasedStateMachine):
         order = messages.decode(Order, stored) if stored else None
         taken = self.site_ledger.take("trial", order.id, holder) if order else None
         if taken is not None:
-            submission = answer(order.claim, self.answer_of(order.claim))
+            submission = self.answer(order.claim, self.answer_of(order.claim))
             assert self.site_ledger.submit("trial", taken.lease, submission)
 
     # What coordinators may do; there are two by mistake
@@ -398,9 +416,7 @@ class Ledgers(RuleBasedStateMachine):
 
     @invariant()
     def the_ledger_is_sound(self):
-        soundness.check(
-            self.client, self.spec.experiment, lambda order: delta_of(self.claims[order]), self.taken_back
-        )
+        soundness.check(self.client, self.spec.experiment, self.delta_that_counts, self.taken_back)
 
     @invariant()
     def there_is_a_preprocessing_once_enough_sites_have_told(self):
@@ -440,11 +456,14 @@ class Ledgers(RuleBasedStateMachine):
         self.the_ledger_is_sound()
 
 
-def run_machine(client, monkeypatch, strategy, *, max_examples, is_described=True, is_personal=False):
+def run_machine(
+    client, monkeypatch, strategy, *, max_examples, is_described=True, is_personal=False, compression=None
+):
     class Machine(Ledgers):
         def __init__(self) -> None:
             self.client, self.strategy, self.now = client, strategy, 1000.0
             self.is_described, self.is_personal = is_described, is_personal
+            self.compression = compression or {}
             self.num_updates = 3 if is_personal else UPDATES  # so that there are random steps after the last
             monkeypatch.setattr(turn, "now", lambda _pipe: self.time())
             super().__init__()
@@ -492,3 +511,11 @@ def test_an_experiment_that_is_to_be_described_first_is_as_sound(client, monkeyp
 @pytest.mark.parametrize("kind", ["fedasync", "fedavg"])
 def test_an_experiment_with_personal_models_is_as_sound(client, monkeypatch, kind):
     run_machine(client, monkeypatch, {"kind": kind}, is_personal=True, max_examples=12)
+
+
+def test_an_experiment_whose_messages_are_compressed_is_as_sound(client, monkeypatch):
+    for module in ("tests.test_ledger_machine", "tests.soundness"):
+        monkeypatch.setattr(f"{module}.zeros", wide_zeros)
+    compression = {"up": {"kind": "int8"}, "down": {"kind": "bfloat16"}}
+    strategy = {"kind": "fedbuff", "buffer_size": 3}
+    run_machine(client, monkeypatch, strategy, compression=compression, max_examples=8)

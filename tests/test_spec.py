@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from orchestrator import experiment as experiment_file
+from workers.compression import BFloat16, Float16, Int4, Int8, TopK
 from workers.data_settings import TARGET_KINDS, Data
+from workers.errors import ExperimentError
 from workers.metrics import METRICS
 from workers.models import (
     ConvolutionalNetwork,
@@ -22,6 +25,7 @@ from workers.spec import (
     Spec,
     Stop,
     Target,
+    Traffic,
 )
 from workers.standardization import Preprocessing
 from workers.strategies import FedAsync, FedBuff
@@ -277,3 +281,69 @@ def test_a_convolutional_network_is_for_images():
 def test_a_users_own_model_is_told_of_how_many_outputs_the_target_needs(classes, num_outputs):
     spec = Spec(experiment=experiment_of(model=OwnModel(function="a.b:c")), schema=schema_with(*classes))
     assert spec.model == OwnModel(function="a.b:c", num_outputs=num_outputs)
+
+
+# Compression of what travels
+
+
+@pytest.mark.parametrize(
+    "traffic",
+    [
+        Traffic(),
+        Traffic(up=Int8()),
+        Traffic(up=Int4(block=64, rotation=True), down=BFloat16()),
+        Traffic(up=TopK(fraction=0.05), down=Int8(block=16)),
+        Traffic(down=Float16()),
+    ],
+)
+def test_an_experiment_with_compression_is_equal_to_itself_by_way_of_json_and_of_its_file(traffic):
+    experiment = experiment_of(compression=traffic)
+    adapter = TypeAdapter(Experiment)
+    assert adapter.validate_json(adapter.dump_json(experiment)) == experiment
+    assert experiment_file.parse(experiment_file.text(experiment), "mine.toml") == experiment
+
+
+def test_nothing_is_compressed_unless_it_is_asked_for():
+    assert experiment_of().compression == Traffic() == Traffic(up=None, down=None)
+    assert not experiment_of().keeps_own
+
+
+def test_a_site_keeps_what_its_top_k_has_left_out_and_nothing_of_any_other_kind():
+    kept = [
+        experiment_of(compression=Traffic(up=kind)).keeps_own
+        for kind in (BFloat16(), Float16(), Int8(), Int4(), TopK())
+    ]
+    assert kept == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('up = { kind = "int2" }', "compression.up.kind: expected one of 'bfloat16', 'float16', 'int8', "),
+        ("up = { fraction = 0.1 }", "compression.up.kind: is missing"),
+        ('up = "int8"', "compression.up: "),
+        ('sideways = { kind = "int8" }', "compression.sideways: is not a field that is known here"),
+        (
+            'down = { kind = "top-k" }',
+            "compression.down: top-k is for deltas; a model has no values that can be left out",
+        ),
+        (
+            'down = { kind = "int8", block = 100 }',
+            "compression.down.block: expected a power of two from 16 to 65536, got 100",
+        ),
+        ('up = { kind = "int8", block = 8 }', "compression.up.block: expected a power of two from 16 to"),
+        ('up = { kind = "int8", rotation = 2 }', "compression.up.rotation: should be a valid boolean"),
+        ('up = { kind = "top-k", fraction = 1.0 }', "compression.up.fraction: should be less than 1, got 1"),
+        ('up = { kind = "top-k", fraction = 0.0 }', "compression.up.fraction: should be greater than 0"),
+        (
+            'up = { kind = "bfloat16", block = 16 }',
+            "compression.up.block: is not a field that is known here; expected one of kind",
+        ),
+    ],
+)
+def test_a_mistake_in_the_compression_is_named_with_its_field(written, said):
+    text = experiment_file.text(experiment_of()).replace("[compression]", f"[compression]\n{written}")
+    with pytest.raises(ExperimentError) as raised:
+        experiment_file.parse(text, "mine.toml")
+    (line,) = str(raised.value).splitlines()[1:]
+    assert line.strip().startswith(said)

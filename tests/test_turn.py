@@ -9,7 +9,7 @@ from tasks.ledger import Ledger
 from tasks.messages import Submission
 from tasks.site_ledger import SiteLedger
 from tests.conftest import constant, drain, make_spec, order_of, submit, zeros
-from workers.errors import Conflict
+from workers.errors import Conflict, NotFound
 
 
 @pytest.fixture
@@ -166,3 +166,16 @@ def test_a_spec_is_completed_with_the_commit_or_not_at_all(begun):
         assert found.spec == completed
         found.commit(found.state)
     assert Ledger(begun).spec("trial") == completed
+
+
+def test_a_model_that_another_coordinator_has_done_away_with_is_a_conflict_and_one_that_is_lost_is_not(begun):
+    with turn(begun) as slow:
+        for site in ("a", "ab", "c"):  # each trains from version 0, which nobody needs afterwards
+            submit(begun, f"{site}/1", constant(1.0))
+        drain(begun)
+        begun.delete(keys.model("trial", 0))
+        with pytest.raises(Conflict, match="somebody else committed"):
+            slow.server()
+    begun.delete(keys.model("trial", 3))
+    with turn(begun) as found, pytest.raises(NotFound, match="has lost fedelta:{trial}:model:3"):
+        found.server()

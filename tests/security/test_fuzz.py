@@ -35,6 +35,7 @@ from tests.conftest import REPOSITORY, constant, make_spec, zeros
 from tests.security.mutations import damaged, mutated
 from tests.test_messages import FLAT, FULL_HEAD, FULL_RECORD, SPEC, SUBMISSION
 from workers import params as trees
+from workers.compression import BFloat16, Float16, Int4, Int8, TopK
 from workers.errors import FedeltaError
 from workers.params import Params
 from workers.spec import Spec
@@ -53,6 +54,10 @@ REFERENCE = {
 }
 LARGE = {"weight": np.ones((codec.APART // 4, 1), np.float32), "bias": np.arange(3, dtype=np.float32)}
 MAX_NORM = 10.0
+WEIGHTS = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+COMPRESSED = {"weight": WEIGHTS, "bias": np.arange(3, dtype=np.float32), "count": np.array(7, np.int64)}
+KINDS = [BFloat16(), Float16(), Int8(block=32), Int4(rotation=True), TopK(fraction=0.1)]
+CODINGS = {f"tree in {kind.kind}": codec.Coding(kind, seed=1) for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,16 @@ def check_tree_apart(data: bytes) -> bool:
     assert_like(tree, LARGE)
     assert_same_bits(codec.decode_tree(codec.encode_tree(tree), LARGE), tree)
     return True
+
+
+def check_tree_in(coding: codec.Coding) -> Callable[[bytes], bool]:
+    def check(data: bytes) -> bool:
+        tree = codec.decode_tree(data, COMPRESSED, coding)
+        assert_like(tree, COMPRESSED)
+        assert all(np.isfinite(leaf).all() for leaf in tree.values())
+        return True
+
+    return check
 
 
 def check_any_tree(data: bytes) -> bool:
@@ -360,6 +375,10 @@ def targets() -> dict[str, Target]:
         "submission in a turn": Target(0.2, submissions, make_message, check_submission),
         "connection file": Target(0.01, [CONNECTION], make_file, check_file(connection.read)),
         "experiment file": Target(0.01, examples, make_file, check_file(experiment.read)),
+        **{
+            name: Target(0.03, [codec.encode_tree(COMPRESSED, coding)], make_message, check_tree_in(coding))
+            for name, coding in CODINGS.items()
+        },
     }
 
 
