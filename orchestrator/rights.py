@@ -94,7 +94,7 @@ def own_work(site: str) -> list[Command]:
     """What a site must be able to do."""
     return [
         ("GET", keys.spec(EXPERIMENT)),
-        ("GET", keys.model(EXPERIMENT, 0)),
+        ("GETRANGE", keys.model(EXPERIMENT, 0), "0", "0"),
         ("GET", keys.order(EXPERIMENT, site)),
         ("SET", keys.lease(EXPERIMENT, site), "x"),
         ("SET", keys.delta(EXPERIMENT, site), "x"),

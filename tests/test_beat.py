@@ -2,11 +2,11 @@ import json
 from datetime import timedelta
 
 import pytest
-from kombu.exceptions import OperationalError
 
 from tasks.app import COORDINATOR_QUEUE, app, use_broker
 from tasks.beat import MAX_WAITING, Clock
 from tests.machine import free_port
+from workers.errors import Unavailable
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_beat_that_cannot_send_does_not_say_that_it_lives(
     schedule.setup_schedule()
     try:
         use_broker(f"redis://127.0.0.1:{free_port()}/0")
-        with pytest.raises(OperationalError):
+        with pytest.raises(Unavailable):
             schedule.apply_async(schedule.schedule["supervise"], advance=False, retry=False)
     finally:
         use_broker(private_redis.broker_url)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator import children
 from orchestrator.private_redis import PrivateRedis
-from tasks import bell, keys, messages
+from tasks import bell, codec, keys, messages
 from tasks.app import connect, use_broker
 from tasks.bell import Call
 from tasks.ledger import Ledger
@@ -290,7 +290,7 @@ def test_whoever_loses_the_race_for_an_order_calls_nothing_out(client, monkeypat
 def test_a_submission_is_called_out_with_its_number_and_its_seconds(client):
     begin(client)
     lease = SiteLedger(client).take("trial", "ab/1", "worker").lease
-    delta = [["weight", np.zeros(0).tolist()]]
+    delta = codec.pack_tree({"weight": np.zeros(0)})
     with hearing(client) as heard:
         assert SiteLedger(client).submit("trial", lease, submission(lease, delta=delta, seconds=2.5))
     call = Call(kind="submitted", experiment="trial", number=1, seconds=2.5, has_failed=False)

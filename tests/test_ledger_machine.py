@@ -499,18 +499,18 @@ def run_machine(
     ),
 )
 def test_every_order_has_one_fate_whatever_happens_in_whatever_order(client, monkeypatch, strategy):
-    run_machine(client, monkeypatch, strategy, max_examples=25)
+    run_machine(client, monkeypatch, strategy, max_examples=16)
 
 
 @pytest.mark.parametrize("kind", ["fedbuff", "fedavg"])
 def test_an_experiment_that_is_to_be_described_first_is_as_sound(client, monkeypatch, kind):
     strategy = {"kind": kind, **({"buffer_size": 3} if kind == "fedbuff" else {})}
-    run_machine(client, monkeypatch, strategy, is_described=False, max_examples=12)
+    run_machine(client, monkeypatch, strategy, is_described=False, max_examples=8)
 
 
 @pytest.mark.parametrize("kind", ["fedasync", "fedavg"])
 def test_an_experiment_with_personal_models_is_as_sound(client, monkeypatch, kind):
-    run_machine(client, monkeypatch, {"kind": kind}, is_personal=True, max_examples=12)
+    run_machine(client, monkeypatch, {"kind": kind}, is_personal=True, max_examples=8)
 
 
 def test_an_experiment_whose_messages_are_compressed_is_as_sound(client, monkeypatch):

@@ -249,5 +249,5 @@ def test_an_unknown_field_is_answered_with_those_that_are_known_at_its_place():
     assert explain(caught.value, written, Experiment) == [
         "strategy.staleness.c: is not a field that is known here; expected one of kind, a, b, got 1",
         "colour: is not a field that is known here; expected one of name, seed, sites, data, model, "
-        "training, strategy, evaluation, stop, personal, baselines, seconds_per_order, got 1",
+        "training, strategy, compression, evaluation, stop, personal, baselines, seconds_per_order, got 1",
     ]
