@@ -713,6 +713,7 @@ def head(place, field):
         return None
 
 
+@pytest.mark.faults
 def test_a_run_is_moved_while_it_lives_and_when_it_is_stopped_and_goes_on_elsewhere(place):
     process = place.start("run", place.write(updates=35, strategy='kind = "fedbuff"\nbuffer_size = 7'))
     wait_until(lambda: int(head(place, "applied") or 0) > 5, "some updates")

@@ -197,6 +197,7 @@ def test_the_demo_leaves_results_and_no_process_and_no_state(demo):
     assert not [pid for pid in seen if is_alive(pid)]
 
 
+@pytest.mark.faults
 def test_a_worker_and_a_coordinator_that_are_killed_are_replaced_and_the_run_goes_on(place):
     process = place.start("run", place.write(updates=200), "--json")
     for name in ("tasks.site_worker", "tasks.coordinator"):
@@ -210,6 +211,7 @@ def test_a_worker_and_a_coordinator_that_are_killed_are_replaced_and_the_run_goe
     check_history(place.history(), 200)
 
 
+@pytest.mark.faults
 def test_a_run_whose_command_line_and_host_are_killed_goes_on_when_it_is_watched(place):
     process = place.start("run", place.write(updates=150))
     wait_until(lambda: place.applied() > 5, "some updates")
@@ -227,6 +229,7 @@ def test_a_run_whose_command_line_and_host_are_killed_goes_on_when_it_is_watched
     check_history(place.history(), 150)
 
 
+@pytest.mark.faults
 def test_a_run_whose_command_line_is_killed_before_it_has_submitted_is_submitted_all_the_same(place):
     process = place.start("run", place.write(updates=20))
     wait_until(lambda: place.path("address.json").exists(), "the host")
@@ -238,6 +241,7 @@ def test_a_run_whose_command_line_is_killed_before_it_has_submitted_is_submitted
     check_history(place.history(), 20)
 
 
+@pytest.mark.faults
 def test_ctrl_c_stops_a_run_and_resume_goes_on_from_there(place):
     process = place.start("run", place.write(updates=400, strategy='kind = "fedbuff"\nbuffer_size = 1'))
     wait_until(lambda: place.applied() > 5, "some updates")
@@ -257,6 +261,7 @@ def test_ctrl_c_stops_a_run_and_resume_goes_on_from_there(place):
     assert place.run("resume", "small").returncode == 4  # complete
 
 
+@pytest.mark.faults
 def test_sites_elsewhere_are_served_through_a_broker_and_lost_and_doubled_messages_do_no_harm(
     place, client, private_redis
 ):
