@@ -251,3 +251,11 @@ def test_an_unknown_field_is_answered_with_those_that_are_known_at_its_place():
         "colour: is not a field that is known here; expected one of name, seed, sites, data, model, "
         "training, strategy, compression, evaluation, stop, personal, baselines, seconds_per_order, got 1",
     ]
+
+
+def test_a_number_that_python_does_not_write_is_told_all_the_same():
+    written = changed(stop={"updates": 16**4000})
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Experiment).validate_python(written)
+    (told,) = explain(caught.value, written, Experiment)
+    assert told == "stop.updates: should be less than 9007199254740992, got a number of thousands of digits"

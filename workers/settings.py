@@ -78,8 +78,15 @@ def _explain(mistake: ErrorDetails, given: object, kind: type | None) -> str:
         case _:
             expected = mistake["msg"].removeprefix("Value error, ")
             expected = expected.replace("Input should", "should").replace("a valid tuple", "a list")
-    shown = f", got {found!r}" if isinstance(found, str | int | float) else ""
+    shown = f", got {_shown(found)}" if isinstance(found, str | int | float) else ""
     return ": ".join(filter(None, (".".join(path), expected + shown)))
+
+
+def _shown(found: str | int | float) -> str:
+    try:
+        return repr(found)
+    except ValueError:  # Python writes no number of more than 4300 digits, though it reads one in hexadecimal
+        return "a number of thousands of digits"
 
 
 def _written_path(location: tuple[int | str, ...], given: Any) -> tuple[str, ...]:
