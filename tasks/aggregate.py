@@ -1,6 +1,7 @@
 """Aggregation, at the coordinator: every submission that waits is folded in, and committed once."""
 
 import logging
+from collections.abc import Sequence
 
 from tasks import codec, dispatch, exposition, hooks, messages, personalization, preparation, state
 from tasks.app import app, connect
@@ -178,11 +179,12 @@ def order_next(turn: Turn, so_far: Drain) -> None:
         finish(turn, so_far, "failed", too_few(len(new.active), needed))
         return
     has_advanced = so_far.server.version > turn.state.head.version
-    idle = [site for site in new.active if site not in new.outstanding]
+    idle: Sequence[str] = new.idle
     if experiment.strategy.is_synchronous:
         idle = idle if has_advanced else so_far.refused
-        new = state.owe(new, [site for site in idle if site not in new.at_hand])
-        idle = [site for site in idle if site in new.at_hand]
+        at_hand = frozenset(new.at_hand)
+        new = state.owe(new, [site for site in idle if site not in at_hand])
+        idle = [site for site in idle if site in at_hand]
     new = state.order(new, idle, turn.now)
     since = new.head.version - (new.head.evaluated or 0)
     if new.head.evaluating is None and since >= experiment.evaluation.every:

@@ -105,6 +105,11 @@ class State:
         return tuple(site for site, record in self.sites.items() if record.base_version is not None)
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        """Sites that take part and have no order."""
+        return tuple(site for site in self.active if self.sites[site].base_version is None)
+
+    @property
     def needed_versions(self) -> frozenset[int]:
         """Versions whose model somebody may still ask for."""
         asked = [self.head.version, self.head.evaluating]
@@ -340,7 +345,7 @@ def resume(state: State, *, is_synchronous: bool, now: float) -> State:
     if not is_synchronous:
         return order(state, state.active, now)
     owed = [site for site in state.active if state.sites[site].is_owed]
-    return order(state, [site for site in owed or state.active if site in state.at_hand], now)
+    return order(state, [site for site in owed or state.active if not state.sites[site].is_away], now)
 
 
 def counted(state: State) -> State:
