@@ -19,6 +19,7 @@ from orchestrator import faults, pictures
 from orchestrator.lazily import lazily
 from orchestrator.pictures import Tables, read_table
 from orchestrator.runs import Run
+from orchestrator.summary import traffic
 from orchestrator.timeline import timeline
 from tasks import environment
 from workers import model_file, originals
@@ -121,8 +122,8 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("seconds from the command to the first update", _number(summary["first_update_seconds"])),
         ("updates refused", f"{summary['refused']}"),
         ("orders sent again", f"{summary['resent']}"),
-        ("bytes from the sites", f"{summary['bytes_up']:,}"),
-        ("bytes to the sites", f"{summary['bytes_down']:,}"),
+        ("bytes from the sites", traffic(summary, "up")),
+        ("bytes to the sites", traffic(summary, "down")),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 
 import redis
 from rich.console import Group, RenderableType
@@ -38,6 +38,10 @@ def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
         "updates_per_second": round(head.applied / found.seconds, 3) if found.seconds else None,
         "bytes_up": head.bytes_up,
         "bytes_down": head.bytes_down,
+        "compression": {
+            "up": experiment.compression.up and experiment.compression.up.kind,
+            "down": experiment.compression.down and experiment.compression.down.kind,
+        },
         "faults": {kind: asdict(fault) for kind, fault in happened.items()},
         "watched_metric": experiment.watched_metric,
         "metrics": {
@@ -100,6 +104,16 @@ def _own_models(found: Progress, final: Mapping[str, EvaluationRow], run: Run) -
     return models
 
 
+def traffic(found: Mapping[str, Any], direction: Literal["up", "down"]) -> str:
+    """Bytes from the sites or to them: in all, for an update, and as what they are written."""
+    num_bytes, told = found[f"bytes_{direction}"], []
+    if found["applied"]:
+        told.append(f"{num_bytes / found['applied']:,.0f} an update")
+    if kind := found.get("compression", {}).get(direction):  # a summary of an older version has none
+        told.append(f"as {kind}")
+    return f"{num_bytes:,}" + (f" ({', '.join(told)})" if told else "")
+
+
 def table(found: Mapping[str, Any], run: Run) -> RenderableType:
     """What came of a run: how it ended, and a row of metrics per site."""
     metrics = Table(box=None, padding=(0, 2))
@@ -115,7 +129,8 @@ def table(found: Mapping[str, Any], run: Run) -> RenderableType:
     outline = (
         f"{found['name']} {found['outcome']}: {found['reason']}\n"
         f"{found['applied']} updates and {found['versions']} versions in {found['seconds']:.1f} s\n"
-        f"first update {_shown(found['first_update_seconds'])} s after the command"
+        f"first update {_shown(found['first_update_seconds'])} s after the command\n"
+        f"bytes from the sites {traffic(found, 'up')}, to them {traffic(found, 'down')}"
     )
     if hospitals := found.get("hospitals"):  # a summary of an older version has none
         outline += (

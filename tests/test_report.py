@@ -141,6 +141,7 @@ def run(tmp_path_factory):
             updates_per_second=0.375,
             bytes_up=1234567,
             bytes_down=89,
+            compression={"up": "int8", "down": None},
             metrics={
                 "global": {"auroc": 0.875, "accuracy": 0.75, "log_loss": 0.12345},
                 "sites": {
@@ -207,8 +208,8 @@ def test_the_page_tells_the_run_in_numbers(page):
     assert page.row("seconds from the command to the first update") == ["2.25"]
     assert page.row("updates refused") == ["4"]
     assert page.row("orders sent again") == ["5"]
-    assert page.row("bytes from the sites") == ["1,234,567"]
-    assert page.row("bytes to the sites") == ["89"]
+    assert page.row("bytes from the sites") == ["1,234,567 (411,522 an update, as int8)"]
+    assert page.row("bytes to the sites") == ["89 (30 an update)"]
 
 
 def test_the_page_has_a_row_for_each_site_and_their_mean(page):

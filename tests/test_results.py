@@ -201,6 +201,7 @@ def test_the_summary_counts_from_the_command_and_leaves_pauses_out(client, finis
         "updates_per_second": 0.4,
         "bytes_up": 601,
         "bytes_down": 401,
+        "compression": {"up": None, "down": None},
         "faults": {
             "refused": {
                 **{"count": 1, "is_at_least": False, "first_seconds": 3.0, "last_seconds": 3.0},

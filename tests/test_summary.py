@@ -15,6 +15,7 @@ def written(**changed):
     return {
         **{"name": "trial", "outcome": "completed", "reason": "it is enough", "applied": 7, "versions": 7},
         **{"seconds": 8.0, "first_update_seconds": 2.0, "refused": 0, "resent": 0, "faults": {}},
+        **{"bytes_up": 7000, "bytes_down": 10_500_000, "compression": {"up": "int8", "down": None}},
         "metrics": {"global": {}, "sites": {}},
         "sites": {"a": {"updates": 7, "held_out_examples": 5}},
         **changed,
@@ -55,3 +56,16 @@ def test_of_a_trials_table_the_hospitals_that_take_part_are_told():
     told = " ".join(shown)
     assert "11 of 12 hospitals of the table take part: those with at least 5 examples (min_examples)" in told
     assert not any("hospitals" in line for line in lines(written(hospitals=None)))
+
+
+def test_the_bytes_of_a_run_are_told_in_all_and_for_an_update_and_how_they_are_written():
+    told = " ".join(lines(written()))
+    assert "bytes from the sites 7,000 (1,000 an update, as int8)" in told
+    assert "to them 10,500,000 (1,500,000 an update)" in told
+    assert summary.traffic(written(applied=0, bytes_up=0), "up") == "0 (as int8)"
+
+
+def test_a_summary_of_a_version_without_compression_tells_its_bytes():
+    old = written()
+    del old["compression"]
+    assert summary.traffic(old, "up") == "7,000 (1,000 an update)"
