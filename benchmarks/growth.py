@@ -38,11 +38,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     arguments = parser.parse_args()
     told, rows = report.Report("growth", arguments), []
-    with trial.running(SIZES["1 k"], FEW, {"kind": arguments.strategy}) as few:
+    with trial.running(SIZES["1 k"], FEW, strategy={"kind": arguments.strategy}) as few:
         few.pause()
         for num_sites in arguments.sites:
             row = Row(num_sites=num_sites)
-            with trial.running(SIZES["1 k"], num_sites, {"kind": arguments.strategy}) as many:
+            with trial.running(SIZES["1 k"], num_sites, strategy={"kind": arguments.strategy}) as many:
                 many.pause()
                 for _ in range(arguments.turns):
                     row.few.append(few.window(arguments.seconds))

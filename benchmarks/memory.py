@@ -55,7 +55,7 @@ def main() -> None:
 
 def measure(strategy: str, size: str, num_waiting: int, rounds: int) -> Row:
     """Let so many deltas wait for the coordinator's start, and so many updates a site follow."""
-    with trial.trial(SIZES[size], num_waiting, {"kind": strategy}) as real:
+    with trial.trial(SIZES[size], num_waiting, strategy={"kind": strategy}) as real:
         real.start_worker()
         real.submit()
         real.wait(lambda: real.num_waiting() == num_waiting, f"{num_waiting} deltas wait")

@@ -59,7 +59,7 @@ def main() -> None:
 
 def measure(strategy: str, size: str, num_sites: int, seconds: float) -> Row:
     """Note the moments of updates for so long."""
-    with trial.trial(SIZES[size], num_sites, {"kind": strategy}) as real:
+    with trial.trial(SIZES[size], num_sites, strategy={"kind": strategy}) as real:
         file = real.run.folder / "moments"
         os.environ[moments.FILE] = str(file)
         real.start_coordinator("benchmarks.watched_coordinator")

@@ -76,7 +76,7 @@ def main() -> None:
 def measure(row: Row, seconds: float, turns: int) -> None:
     """Let bare clients and the real thing take turns."""
     num_params = SIZES[row.size]
-    with trial.running(num_params, row.num_sites, {"kind": row.strategy}) as real:
+    with trial.running(num_params, row.num_sites, strategy={"kind": row.strategy}) as real:
         real.pause()
         for _ in range(turns):
             row.limit.append(bare.one_process(real, num_params, seconds / 2))
@@ -102,7 +102,7 @@ def beside_peers(rows: Iterable[Row]) -> str:
 
 
 def _shown(row: Row) -> tuple[str, ...]:
-    by_process = [row.median(lambda window, name=name: window.cpu[name]) for name in _PROCESSES]
+    by_process = [row.median(lambda window, name=name: window.cpu[name]) for name in trial.PROCESSES]
     return (
         *(row.size, str(row.num_sites), f"{row.median(_rate):.3g}"),
         *(f"{_median(row.limit):.3g}", f"**{row.of_limit:.2f}**"),
@@ -111,9 +111,6 @@ def _shown(row: Row) -> tuple[str, ...]:
         ", ".join(f"{spent:.1f}" for spent in by_process),
         f"{statistics.median(rate.cpu for rate in row.limit):.1f}",
     )
-
-
-_PROCESSES = ("coordinator", "worker", "redis")
 
 
 def _rate(measured: Window | Rate) -> float:

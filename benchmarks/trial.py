@@ -25,6 +25,7 @@ from workers.spec import Experiment
 
 START_SECONDS = 300.0  # for every site's first update
 SETTLE_SECONDS = 1.0  # between going on and a window
+PROCESSES = ("coordinator", "worker", "redis")
 MIN_UPDATES = 15  # in a window, at least
 GRACE_SECONDS = 3.0  # for a process to end by itself
 NAME = "trial"
@@ -97,6 +98,10 @@ class Trial:
         """How many updates are committed."""
         return int(self.client.hget(keys.head(NAME), "applied") or 0)
 
+    def bytes_up(self) -> int:
+        """How many bytes of deltas that is."""
+        return int(self.client.hget(keys.head(NAME), "bytes_up") or 0)
+
     def num_waiting(self) -> int:
         """How many deltas lie in Redis."""
         return int(self.client.exists(*(keys.delta(NAME, site) for site in self.sites)))
@@ -150,7 +155,13 @@ class Trial:
         return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in self.run.logs.glob("*.log"))
 
 
-def settings(num_params: int, num_sites: int, strategy: Mapping[str, Any], table: Path) -> Experiment:
+def settings(
+    num_params: int,
+    num_sites: int,
+    table: Path,
+    strategy: Mapping[str, Any] | None = None,
+    compression: Mapping[str, Any] | None = None,
+) -> Experiment:
     """An experiment that only moves parameters, and is never finished."""
     return TypeAdapter(Experiment).validate_python(
         {
@@ -165,7 +176,8 @@ def settings(num_params: int, num_sites: int, strategy: Mapping[str, Any], table
             },
             "model": {"kind": "own", "function": FUNCTIONS[num_params]},
             "training": {"epochs": 1},
-            "strategy": strategy,
+            "strategy": strategy or {"kind": "fedasync"},
+            "compression": compression or {},
             "evaluation": {"every": 10**9},
             "stop": {"updates": 10**9},
         }
@@ -173,8 +185,11 @@ def settings(num_params: int, num_sites: int, strategy: Mapping[str, Any], table
 
 
 @contextmanager
-def trial(num_params: int, num_sites: int, strategy: Mapping[str, Any] | None = None) -> Iterator[Trial]:
-    """A Redis, and an experiment that is still to be submitted; all that is started ends with the block."""
+def trial(num_params: int, num_sites: int, **tables: Mapping[str, Any]) -> Iterator[Trial]:
+    """A Redis, and an experiment that is still to be submitted; all that is started ends with the block.
+
+    `tables` are the experiment's: its strategy, its compression.
+    """
     with tempfile.TemporaryDirectory(prefix="fedelta-benchmark-", ignore_cleanup_errors=True) as temporary:
         run = Run(folder=Path(temporary) / NAME)
         run.logs.mkdir(parents=True)
@@ -182,7 +197,7 @@ def trial(num_params: int, num_sites: int, strategy: Mapping[str, Any] | None = 
         table = Path(temporary) / "sites.csv"
         rows = (f"site{number},{number},0\n" for number in range(1, num_sites + 1) for _ in range(2))
         table.write_text("site,number,y\n" + "".join(rows))
-        written = settings(num_params, num_sites, strategy or {"kind": "fedasync"}, table)
+        written = settings(num_params, num_sites, table, **tables)
         run.experiment_file.write_text(experiment.text(written))
         private = PrivateRedis(run.redis_folder, run.logs / "redis.log")
         living: dict[str, Popen[bytes]] = {}
@@ -203,9 +218,9 @@ def trial(num_params: int, num_sites: int, strategy: Mapping[str, Any] | None = 
 
 
 @contextmanager
-def running(num_params: int, num_sites: int, strategy: Mapping[str, Any] | None = None) -> Iterator[Trial]:
+def running(num_params: int, num_sites: int, **tables: Mapping[str, Any]) -> Iterator[Trial]:
     """The same, where every site has had an update."""
-    with trial(num_params, num_sites, strategy) as made:
+    with trial(num_params, num_sites, **tables) as made:
         made.start_coordinator()
         made.start_worker()
         made.submit()

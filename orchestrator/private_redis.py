@@ -14,6 +14,9 @@ from workers.errors import Unavailable
 START_SECONDS = 20.0
 END_SECONDS = 10.0
 URL_SCHEME = "redis+socket://"
+# Memory that was freed stays with the process: to give back a large model's and have it anew, page by page,
+# takes several times as long as all else that Redis does with it.
+KEEP_MEMORY = "MALLOC_CONF=dirty_decay_ms:-1"  # for jemalloc, whose setting it is
 
 
 class PrivateRedis:
@@ -55,7 +58,7 @@ class PrivateRedis:
         }
         self._repair()
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        process = children.start([server_program(), *arguments], self._log)
+        process = children.start(["env", KEEP_MEMORY, server_program(), *arguments], self._log)
         deadline = time.monotonic() + START_SECONDS
         while not _answers(self._socket):
             if process.poll() is not None or time.monotonic() > deadline:
