@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.learning import study
 from tasks import environment
 from workers import client_update, compression, datasets, originals
-from workers.compression import BFloat16, Compression, Float16, Int4, Int8, TopK
+from workers.compression import BFloat16, Compressed, Compression, Float16, Int4, Int8, TopK
 from workers.data import Examples
 from workers.models import ConvolutionalNetwork
 from workers.optimizers import Adam
@@ -66,7 +66,7 @@ def speed(kind: Compression, leaf: np.ndarray, buffer: np.ndarray) -> dict[str, 
         "bytes": len(data) / leaf.nbytes,
         "encode": seconds(lambda: compression.encode(kind, leaf, 1)) / copy,
         "decode": seconds(lambda: compression.decode(kind, data, leaf.shape, 1)) / copy,
-        "add": seconds(lambda: compression.add_to(kind, buffer, data, 0.5, 1)) / copy,
+        "add": seconds(lambda: Compressed(kind, data, leaf.shape, 1).add_to(buffer, 0.5)) / copy,
         "normal": float(np.linalg.norm(decoded - leaf) / np.linalg.norm(leaf)),
     }
 
@@ -99,9 +99,10 @@ def losses(kind: Compression, delta: Params) -> dict[str, float]:
         leaves = []
         for place, (path, leaf) in enumerate(delta.items()):
             seed = update * len(delta) + place
-            data, left = compression.encode_with_feedback(kind, leaf, residuals[path], seed)
-            residuals[path] = left if kind.needs_feedback else residuals[path]
-            leaves.append(compression.decode(kind, data, leaf.shape, seed).ravel())
+            whole = leaf + residuals[path]
+            sent = compression.decode(kind, compression.encode(kind, whole, seed), leaf.shape, seed)
+            residuals[path] = whole - sent if kind.needs_feedback else residuals[path]
+            leaves.append(sent.ravel())
         decoded[update] = np.concatenate(leaves)
     num_bytes = sum(compression.num_bytes(kind, leaf.shape) for leaf in delta.values())
     return {

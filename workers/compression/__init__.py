@@ -5,7 +5,7 @@ receiver knows them before it reads anything. Encoding and decoding need NumPy o
 values one after another (C order), in pieces that stay in the processor's cache. Where there is randomness it
 comes from a seed, which both sides know; give each leaf its own, so that their errors are independent.
 
-    leaves.py      encode and decode a leaf, add it to a sum, measure it, keep what was left out
+    leaves.py      encode and decode a leaf, check it, measure it, add it to a sum
     kinds.py       which kinds there are
     pieces.py      what a kind answers
     floats.py      bfloat16 and float16; float32, for small leaves
@@ -18,28 +18,22 @@ from workers.compression.floats import BFloat16, Float16
 from workers.compression.integers import Int4, Int8
 from workers.compression.kinds import Compression
 from workers.compression.leaves import (
-    Extent,
-    add_to,
+    Compressed,
     decode,
     encode,
-    encode_with_feedback,
-    extent,
     num_bytes,
 )
 from workers.compression.top_k import TopK
 
 __all__ = [
     "BFloat16",
+    "Compressed",
     "Compression",
-    "Extent",
     "Float16",
     "Int4",
     "Int8",
     "TopK",
-    "add_to",
     "decode",
     "encode",
-    "encode_with_feedback",
-    "extent",
     "num_bytes",
 ]

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from workers.compression.pieces import PIECE, Piece, checked, places
+from workers.compression.pieces import PIECE, Piece, Room, check, places
 from workers.settings import settings
 
 FLOAT16 = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)  # by their bits
@@ -34,21 +34,27 @@ class BFloat16:
         """
         encoded = np.empty(len(values), "<u2")
         rounded = np.empty(min(PIECE, len(values)), np.uint32)
-        for place, piece in checked(values):
+        for place in places(len(values)):
+            piece = values[place]
+            check(piece, place.start)
             encoded[place] = upper_halves(piece, out=rounded[: len(piece)])
         return encoded.view(np.uint8)
 
-    def pieces(self, data: np.ndarray, num_values: int, seed: int) -> Iterator[Piece]:
-        """The values.
+    def largest(self, data: np.ndarray, num_values: int) -> float:
+        """Of the values as they are.
 
         Raises:
             ValueError: one is not finite.
         """
+        return largest_bfloat16(data.view("<u2"))
+
+    def pieces(
+        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+    ) -> Iterator[Piece]:
+        """The values, times the weight."""
         halves = data.view("<u2")
-        check_exponents(halves, 0x7F80)
-        values = np.empty(min(PIECE, num_values), np.float32)
         for place in places(num_values):
-            yield place, widened(halves[place], out=values[: place.stop - place.start])
+            yield place, times(weight, widened(halves[place], out=room(place)))
 
 
 @settings
@@ -73,22 +79,28 @@ class Float16:
             ValueError: a value is not finite, or beyond 65504.
         """
         encoded = np.empty(len(values), "<f2")
-        for place, piece in checked(values, largest=65504.0):
-            encoded[place] = piece
+        for place in places(len(values)):
+            check(values[place], place.start, limit=65504.0)
+            encoded[place] = values[place]
         return encoded.view(np.uint8)
 
-    def pieces(self, data: np.ndarray, num_values: int, seed: int) -> Iterator[Piece]:
-        """The values.
+    def largest(self, data: np.ndarray, num_values: int) -> float:
+        """Of the values as they are.
 
         Raises:
             ValueError: one is not finite.
         """
+        return float(FLOAT16[_largest_half(data.view("<u2"), 0x7C00)])
+
+    def pieces(
+        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+    ) -> Iterator[Piece]:
+        """The values, times the weight."""
         halves = data.view("<u2")
-        check_exponents(halves, 0x7C00)
-        values = np.empty(min(PIECE, num_values), np.float32)
         for place in places(num_values):
             # A table is four times as fast as NumPy's conversion.
-            yield place, np.take(FLOAT16, halves[place], out=values[: place.stop - place.start], mode="clip")
+            values = np.take(FLOAT16, halves[place], out=room(place), mode="clip")
+            yield place, times(weight, values)
 
 
 @settings
@@ -108,18 +120,34 @@ class Raw:
         Raises:
             ValueError: a value is not finite, or beyond 1e30.
         """
-        for _ in checked(values):
-            pass
+        for place in places(len(values)):
+            check(values[place], place.start)
         return values.astype("<f4").view(np.uint8)
 
-    def pieces(self, data: np.ndarray, num_values: int, seed: int) -> Iterator[Piece]:
-        """The values, all at once.
+    def largest(self, data: np.ndarray, num_values: int) -> float:
+        """Of the values as they are.
 
         Raises:
             ValueError: one is not finite.
         """
-        check_exponents(data.view("<u2")[1::2], 0x7F80)
-        yield slice(0, num_values), data.view("<f4").astype(np.float32)
+        _largest_half(data.view("<u2")[1::2], 0x7F80)
+        return float(np.abs(data.view("<f4")).max(initial=0))
+
+    def pieces(
+        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+    ) -> Iterator[Piece]:
+        """The values, times the weight."""
+        for place in places(num_values):
+            values = room(place)
+            values[...] = data.view("<f4")[place]
+            yield place, times(weight, values)
+
+
+def times(weight: float, values: np.ndarray) -> np.ndarray:
+    """The values, in place times the weight."""
+    if weight != 1:
+        values *= np.float32(weight)
+    return values
 
 
 def upper_halves(values: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -141,13 +169,26 @@ def widened(halves: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def check_exponents(halves: np.ndarray, infinity: int) -> None:
-    """Check that all are finite, given the bits of infinity.
+def largest_bfloat16(halves: np.ndarray) -> float:
+    """The largest magnitude of values of which these are the upper halves.
 
     Raises:
-        ValueError: one is not.
+        ValueError: one is not finite.
     """
-    for place in places(len(halves)):
-        is_finite = (halves[place] & 0x7FFF) < infinity
-        if not is_finite.all():
-            raise ValueError(f"value {place.start + int(np.argmin(is_finite))} is not finite")
+    return float(np.uint32(_largest_half(halves, 0x7F80) << 16).view(np.float32))
+
+
+def _largest_half(halves: np.ndarray, infinity: int) -> int:
+    """The bits of the largest magnitude, which are ordered as magnitudes are, given the bits of infinity.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not len(halves):
+        return 0
+    # Of those with a sign the greatest is the largest, too; where there are none, it has none and is smaller.
+    largest = max(int(halves.view("<i2").max()), int(halves.max()) & 0x7FFF)
+    if largest >= infinity:
+        wrong = int(np.argmax((halves & 0x7FFF) >= infinity))
+        raise ValueError(f"value {wrong} is not finite")
+    return largest

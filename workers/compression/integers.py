@@ -1,24 +1,26 @@
 """Values as small integers times their block's scale, rounded at random so that they are right on average."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator
 
-from workers.compression.pieces import LARGEST, PIECE, Piece, checked, places
-from workers.compression.rotation import Rotation
+from workers.compression.pieces import LARGEST, PIECE, Piece, Room, check, places
+from workers.compression.rotation import GROWTH, Rotation
 from workers.settings import PositiveInt, settings
 
-ONE = 2.0**16  # a scale, in the fixed-point numbers that are rounded
+LARGEST_BLOCK = 2**16  # values
 SMALLEST_SCALE = 2.0**-100  # so that its inverse is finite
 MARGIN = 1 + 2.0**-21  # of a scale, so that no rounding of float32 carries a value past the last integer
+OFFSET = 128  # of an integer while it is a float32: from here to 256 that has 16 bits for the fraction
 ROUNDING = 1  # of a seed's streams of random numbers
 
 
 def _power_of_two(block: int) -> int:
-    if not 16 <= block <= PIECE or block & (block - 1):
-        raise ValueError(f"expected a power of two from 16 to {PIECE}")
+    if not 16 <= block <= LARGEST_BLOCK or block & (block - 1):
+        raise ValueError(f"expected a power of two from 16 to {LARGEST_BLOCK}")
     return block
 
 
@@ -56,61 +58,64 @@ class Quantization:
         """
         encoded = np.empty(self.num_bytes(len(values)), np.uint8)
         scales, codes = self._parts(encoded, len(values))
-        dither, rotation = Dither(seed, len(values)), self._rotation(seed, len(values))
-        scaled = np.empty(self._padded(min(PIECE, len(values))), np.float32)
-        other = np.empty_like(scaled)
-        for place, piece in checked(values):
-            size = len(piece)
-            scaled[:size], scaled[size:] = piece, 0
+        size = min(PIECE, len(values))
+        dither, rotation = Dither(seed, size), self._rotation(seed, size)
+        scaled, integers = np.empty(size, np.float32), np.empty(size, np.uint8)
+        for place in places(len(values)):
+            x, memory = values[place], scaled[: place.stop - place.start]
             if rotation:
-                rotation.rotate(scaled[:size])
-            blocks = self._blocks(scaled, size)
-            magnitudes = np.abs(blocks, out=self._blocks(other, size))
+                check(x, place.start)
+                x = x.copy()
+                rotation.rotate(x)
+            largest = self._largest(np.abs(x, out=memory))
+            if not rotation and not (largest <= LARGEST).all():
+                check(x, place.start)
             found = scales[self._scale_place(place)]
-            found[...] = _scales(magnitudes, self.levels)
-            blocks *= np.float32(ONE) / found[:, np.newaxis]
-            self._pack(dither.round(scaled[:size]), out=codes[self._code_place(place)])
+            np.maximum(largest * np.float32(MARGIN / self.levels), np.float32(SMALLEST_SCALE), out=found)
+            self._times(x, 1 / found, out=memory)
+            self._pack(dither.rounded(memory, out=integers[: len(x)]), out=codes[self._code_place(place)])
         return encoded
 
-    def pieces(self, data: np.ndarray, num_values: int, seed: int) -> Iterator[Piece]:
-        """The values.
+    def largest(self, data: np.ndarray, num_values: int) -> float:
+        """What the largest scale allows, and what a rotation can make of that.
 
         Raises:
-            ValueError: a scale is negative, not finite or beyond 1e30.
+            ValueError: a scale is negative, not finite or beyond 1e30, or 1.6e31 of rotated values.
         """
-        scales, codes = self._parts(data, num_values)
-        is_right = (scales >= 0) & (scales <= LARGEST)
+        scales, _ = self._parts(data, num_values)
+        growth = GROWTH if self.rotation else 1
+        is_right = (scales >= 0) & (scales <= growth * LARGEST)
         if not is_right.all():
             wrong = int(np.argmin(is_right))
-            raise ValueError(f"scale of block {wrong}: expected 0 to {LARGEST:g}, got {scales[wrong]}")
-        rotation = self._rotation(seed, num_values)
-        values = np.empty(self._padded(min(PIECE, num_values)), np.float32)
+            raise ValueError(
+                f"scale of block {wrong}: expected 0 to {growth * LARGEST:g}, got {scales[wrong]}"
+            )
+        return float(scales.max()) * (self.levels + 1) * growth
+
+    def pieces(
+        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+    ) -> Iterator[Piece]:
+        """The values, times the weight."""
+        scales, codes = self._parts(data, num_values)
+        factor, rotation = np.float32(weight), self._rotation(seed, min(PIECE, num_values))
         for place in places(num_values):
-            size = place.stop - place.start
-            values[:size], values[size:] = self._unpacked(codes[self._code_place(place)], size), 0
-            blocks = self._blocks(values, size)
-            blocks *= scales[self._scale_place(place), np.newaxis]
+            values = room(place)
+            self._unpack(codes[self._code_place(place)], out=values)
+            self._times(values, factor * scales[self._scale_place(place)], out=values)
             if rotation:
-                rotation.rotate_back(values[:size])
-            yield place, values[:size]
+                rotation.rotate_back(values)
+            yield place, values
 
     def _parts(self, data: np.ndarray, num_values: int) -> tuple[np.ndarray, np.ndarray]:
         """The scales and the codes, as views."""
         num_bytes = 4 * self._num_blocks(num_values)
         return data[:num_bytes].view("<f4"), data[num_bytes:]
 
-    def _rotation(self, seed: int, num_values: int) -> Rotation | None:
-        return Rotation(seed, min(PIECE, num_values)) if self.rotation else None
+    def _rotation(self, seed: int, size: int) -> Rotation | None:
+        return Rotation(seed, size) if self.rotation else None
 
     def _num_blocks(self, num_values: int) -> int:
         return -(-num_values // self.block)
-
-    def _padded(self, num_values: int) -> int:
-        return self._num_blocks(num_values) * self.block
-
-    def _blocks(self, values: np.ndarray, size: int) -> np.ndarray:
-        """So many of the values, and what pads them, as `(blocks, block)`."""
-        return values[: self._padded(size)].reshape(-1, self.block)
 
     def _scale_place(self, place: slice) -> slice:
         """Where the scales of these values are; they begin at a multiple of `PIECE`, as do their codes."""
@@ -119,15 +124,30 @@ class Quantization:
     def _code_place(self, place: slice) -> slice:
         return slice(self._num_code_bytes(place.start), self._num_code_bytes(place.stop))
 
+    def _largest(self, magnitudes: np.ndarray) -> np.ndarray:
+        """Of each block. The bits of magnitudes are ordered as they are, and faster to compare."""
+        begins = np.arange(0, len(magnitudes), self.block)
+        largest: np.ndarray = np.maximum.reduceat(magnitudes.view(np.int32), begins).view(np.float32)
+        return largest
+
+    def _times(self, values: np.ndarray, factors: np.ndarray, out: np.ndarray) -> None:
+        """Each block's values times its factor; the last block may have fewer."""
+        shape = (len(values) // self.block, self.block)
+        end = math.prod(shape)
+        np.multiply(
+            values[:end].reshape(shape), factors[: shape[0], np.newaxis], out=out[:end].reshape(shape)
+        )
+        np.multiply(values[end:], factors[shape[0] :], out=out[end:])
+
     def _num_code_bytes(self, num_values: int) -> int:
         raise NotImplementedError
 
     def _pack(self, integers: np.ndarray, out: np.ndarray) -> None:
-        """Write the bytes of integers, which are int32."""
+        """Write the bytes of integers, which are uint8 and `OFFSET` too large."""
         raise NotImplementedError
 
-    def _unpacked(self, codes: np.ndarray, size: int) -> np.ndarray:
-        """So many integers, of their bytes."""
+    def _unpack(self, codes: np.ndarray, out: np.ndarray) -> None:
+        """Write the integers, as float32, of their bytes."""
         raise NotImplementedError
 
 
@@ -142,18 +162,18 @@ class Int8(Quantization):
         return num_values
 
     def _pack(self, integers: np.ndarray, out: np.ndarray) -> None:
-        out[...] = integers
+        np.subtract(integers, OFFSET, out=out)
 
-    def _unpacked(self, codes: np.ndarray, size: int) -> np.ndarray:
-        integers: np.ndarray = codes.view(np.int8)
-        return integers
+    def _unpack(self, codes: np.ndarray, out: np.ndarray) -> None:
+        out[...] = codes.view(np.int8)
 
 
 @settings
 class Int4(Quantization):
     """Half a byte for each value and four for each block: about an eighth of the bytes (see `Quantization`).
 
-    Of two values the first is in the lower half, each as its integer plus 8.
+    Of a piece of 131,072 values, or of what is left at the leaf's end, the first half is in the lower halves
+    of the bytes and the second in the upper halves, so that neighbours are packed and unpacked at once.
     """
 
     kind: Literal["int4"] = "int4"
@@ -163,49 +183,36 @@ class Int4(Quantization):
         return -(-num_values // 2)
 
     def _pack(self, integers: np.ndarray, out: np.ndarray) -> None:
-        codes = np.zeros(2 * len(out), np.uint8)
-        np.add(integers, 8, out=codes[: len(integers)], casting="unsafe")
-        pairs = codes.view("<u2")
-        pairs |= pairs >> 4
-        out[...] = pairs
+        lower, upper = integers[: len(out)], integers[len(out) :]
+        out[-1] = 0
+        np.multiply(upper, 16, out=out[: len(upper)])
+        out |= lower & 0x0F
 
-    def _unpacked(self, codes: np.ndarray, size: int) -> np.ndarray:
-        pairs = codes.astype("<u2")
-        pairs |= pairs << 4
-        pairs &= 0x0F0F
-        integers: np.ndarray = pairs.view(np.int8)[:size]
-        integers -= 8
-        return integers
+    def _unpack(self, codes: np.ndarray, out: np.ndarray) -> None:
+        lower, upper = out[: len(codes)], out[len(codes) :]
+        lower[...] = (codes * 16).view(np.int8) >> 4
+        upper[...] = codes[: len(upper)].view(np.int8) >> 4
 
 
 class Dither:
-    """Random roundings: u = (r_i + c_j) mod 1 for the i-th value of the j-th piece, r and c uniform.
+    """Random roundings: u = r_i xor c_j for the i-th value of the j-th piece, r and c uniform, of 16 bits.
 
     Any two of them are independent (they differ in i or in j), which is all that the variance of a sum needs,
-    and there is one draw for each of a piece's values rather than one for each of the leaf's.
+    and there is one draw for each of a piece's values rather than one for each of the leaf's. They are kept
+    as `OFFSET` + u: of a float32 from 128 to 129, u is the last 16 bits.
     """
 
-    def __init__(self, seed: int, num_values: int) -> None:
-        """Draw what so many values need."""
+    def __init__(self, seed: int, size: int) -> None:
+        """Draw what pieces of so many values need."""
         self._source = np.random.PCG64([seed, ROUNDING])
-        size = min(PIECE, num_values)
-        self._drawn = self._source.random_raw(-(-size // 4)).view(np.uint16)[:size]
-        self._shifted = np.empty_like(self._drawn)
-        self._fixed: np.ndarray = np.empty(size, np.int32)
+        drawn = self._source.random_raw(-(-size // 4)).view(np.uint16)[:size]
+        self._offsets = np.full(size, OFFSET, np.float32)
+        self._bits = self._offsets.view(np.uint32)
+        self._bits |= drawn
 
-    def round(self, scaled: np.ndarray) -> np.ndarray:
-        """floor(x + u) of the next piece, given x times 2^16, which is overwritten: int32."""
-        size = len(scaled)
-        shifted, fixed = self._shifted[:size], self._fixed[:size]
-        fixed[...] = np.rint(scaled, out=scaled)
-        np.add(self._drawn[:size], np.uint16(self._source.random_raw() & 0xFFFF), out=shifted)
-        fixed += shifted
-        fixed >>= 16
-        return fixed
-
-
-def _scales(magnitudes: np.ndarray, levels: int) -> np.ndarray:
-    """The scale of each row. The bits of magnitudes are ordered as they are, and faster to compare."""
-    largest = magnitudes.view(np.int32).max(axis=1).view(np.float32)
-    scales: np.ndarray = np.maximum(largest * np.float32(MARGIN / levels), np.float32(SMALLEST_SCALE))
-    return scales
+    def rounded(self, scaled: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """floor(x + u) + `OFFSET` of the next piece x, which is overwritten, to `out`, which is uint8."""
+        self._bits ^= np.uint32(self._source.random_raw() & 0xFFFF)
+        scaled += self._offsets[: len(scaled)]
+        np.copyto(out, scaled, casting="unsafe")
+        return out

@@ -2,25 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from workers.compression.floats import Raw
 from workers.compression.kinds import Compression
-from workers.compression.pieces import Coding, Piece
+from workers.compression.pieces import PIECE, Coding, Piece, Room
 
 Shape: TypeAlias = tuple[int, ...]
 Data: TypeAlias = bytes | memoryview | np.ndarray
 
 SMALL = 64  # values: below it a leaf is sent as it is, since a bias costs little and counts for much
-
-
-class Extent(NamedTuple):
-    """How large a leaf's values are."""
-
-    largest: float  # magnitude
-    sum_of_squares: float
 
 
 def num_bytes(compression: Compression, shape: Shape) -> int:
@@ -39,68 +32,71 @@ def encode(compression: Compression, leaf: np.ndarray, seed: int) -> np.ndarray:
     return _coding(compression, leaf.shape).encode(np.ascontiguousarray(leaf).reshape(-1), seed)
 
 
-def encode_with_feedback(
-    compression: Compression, leaf: np.ndarray, residual: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of leaf plus residual, and the next residual: e <- (x + e) - C(x + e).
-
-    Karimireddy et al. 2019, arXiv 1901.09847, algorithm 2, without its learning rate, which is in the delta
-    already. The first residual is 0. Neither argument is changed.
-
-    Raises:
-        ValueError: as `encode` does, or the residual is not like the leaf.
-    """
-    if (residual.shape, residual.dtype) != (leaf.shape, leaf.dtype):
-        raise ValueError(
-            f"expected a residual of {leaf.dtype} {leaf.shape}, got {residual.dtype} {residual.shape}"
-        )
-    left = np.ascontiguousarray(leaf + residual).reshape(leaf.shape)
-    data = encode(compression, left, seed)
-    values = left.reshape(-1)
-    for place, piece in _pieces(compression, data, leaf.shape, seed):
-        values[place] -= piece
-    return data, left
-
-
 def decode(compression: Compression, data: Data, shape: Shape, seed: int) -> np.ndarray:
     """The leaf, float32 and finite, of bytes that anybody may have written.
 
     Raises:
         ValueError: they are not such a leaf: their number, a scale, a place or a value is wrong.
     """
-    pieces = _pieces(compression, data, shape, seed)
-    values = np.zeros(math.prod(shape), np.float32)
-    for place, piece in pieces:
-        values[place] = piece
-    return values.reshape(shape)
+    return Compressed(compression, data, shape, seed).decoded()
 
 
-def add_to(compression: Compression, buffer: np.ndarray, data: Data, weight: float, seed: int) -> None:
-    """Add weight * decoded to the buffer, in place; the decoded leaf is never there as a whole.
+class Compressed:
+    """A leaf as bytes that anybody may have written: checked, and unpacked only as it is used."""
 
-    Raises:
-        ValueError: as `decode` does, or the buffer is not contiguous float32; it is as it was then.
-    """
-    if buffer.dtype != np.float32 or not buffer.flags.c_contiguous:
-        raise ValueError(f"expected a contiguous float32 buffer, got {buffer.dtype} {buffer.shape}")
-    values, w = buffer.reshape(-1), np.float32(weight)
-    for place, piece in _pieces(compression, data, buffer.shape, seed):
-        piece *= w
-        values[place] += piece
+    shape: Shape
+    largest: float  # a magnitude that none of its values exceeds; of int8 and int4 not the least such
 
+    def __init__(self, compression: Compression, data: Data, shape: Shape, seed: int) -> None:
+        """Check the bytes, which it does not copy.
 
-def extent(compression: Compression, data: Data, shape: Shape, seed: int) -> Extent:
-    """How large the decoded values are, likewise in pieces.
+        Raises:
+            ValueError: they are not such a leaf: their number, a scale, a place or a value is wrong.
+        """
+        self.shape = shape
+        self._coding, self._seed = _coding(compression, shape), seed
+        self._data, self._num_values = np.frombuffer(data, np.uint8), math.prod(shape)
+        kind, expected = self._coding.kind, self._coding.num_bytes(self._num_values)
+        if len(self._data) != expected:
+            raise ValueError(f"expected {expected} bytes of {kind} for {shape}, got {len(self._data)}")
+        self.largest = self._coding.largest(self._data, self._num_values)
 
-    Raises:
-        ValueError: as `decode` does.
-    """
-    largest = sum_of_squares = 0.0
-    for _, piece in _pieces(compression, data, shape, seed):
-        if piece.size:
-            largest = max(largest, float(np.abs(piece).max()))
-            sum_of_squares += float(np.square(piece, dtype=np.float64).sum())
-    return Extent(largest=largest, sum_of_squares=sum_of_squares)
+    def decoded(self) -> np.ndarray:
+        """The leaf itself, float32."""
+        values = np.zeros(self._num_values, np.float32)
+        for place, piece in self._pieces(1.0, values.__getitem__):
+            if isinstance(place, np.ndarray):
+                values[place] = piece
+        return values.reshape(self.shape)
+
+    def add_to(self, buffer: np.ndarray, weight: float) -> None:
+        """Add weight * decoded to the buffer, in place; the decoded leaf is never there as a whole.
+
+        The weight is multiplied by scales where there are any, so the sum may differ in its last bits from
+        that of the decoded leaf. `weight * largest` must be within float32.
+
+        Raises:
+            ValueError: the buffer is not contiguous float32 of this shape; it is as it was then.
+        """
+        is_like_it = buffer.dtype == np.float32 and buffer.shape == self.shape
+        if not is_like_it or not buffer.flags.c_contiguous:
+            raise ValueError(
+                f"expected a contiguous buffer of float32 {self.shape}, got {buffer.dtype} {buffer.shape}"
+            )
+        values = buffer.reshape(-1)
+        for place, piece in self._pieces(weight, _room(self._num_values)):
+            if isinstance(place, slice):
+                values[place] += piece
+            else:
+                np.add.at(values, place, piece)
+
+    def sum_of_squares(self) -> float:
+        """Of the decoded values, in float64."""
+        pieces = self._pieces(1.0, _room(self._num_values))
+        return sum(float(np.square(piece, dtype=np.float64).sum()) for _, piece in pieces)
+
+    def _pieces(self, weight: float, room: Room) -> Iterator[Piece]:
+        return self._coding.pieces(self._data, self._num_values, self._seed, weight, room)
 
 
 def _coding(compression: Compression, shape: Shape) -> Coding:
@@ -108,10 +104,7 @@ def _coding(compression: Compression, shape: Shape) -> Coding:
     return Raw() if math.prod(shape) < SMALL else compression
 
 
-def _pieces(compression: Compression, data: Data, shape: Shape, seed: int) -> Iterator[Piece]:
-    coding, num_values = _coding(compression, shape), math.prod(shape)
-    received = np.frombuffer(data, np.uint8)
-    expected = coding.num_bytes(num_values)
-    if len(received) != expected:
-        raise ValueError(f"expected {expected} bytes of {coding.kind} for {shape}, got {len(received)}")
-    return coding.pieces(received, num_values, seed)
+def _room(num_values: int) -> Room:
+    """The same memory for every piece."""
+    memory = np.empty(min(PIECE, num_values), np.float32)
+    return lambda place: memory[: place.stop - place.start]

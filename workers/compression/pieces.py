@@ -1,15 +1,17 @@
 """What a kind of compression answers: how it takes a leaf's values, and how it gives them back in pieces."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
-PIECE = 2**16  # values, about what a core's cache holds with what else is needed; part of the format
+PIECE = 2**17  # values: few enough for a processor's cache, many for a call of NumPy; part of the format
 LARGEST = 1e30  # of a value: far past any sound delta, and sums of it still fit float32
 
 # Where the values belong, and the values themselves: float32, to be used before the next piece is asked for.
 Piece: TypeAlias = tuple[slice | np.ndarray, np.ndarray]
+# Memory for the values of a piece that belong there: contiguous float32, to be overwritten.
+Room: TypeAlias = Callable[[slice], np.ndarray]
 
 
 class Coding(Protocol):
@@ -34,29 +36,35 @@ class Coding(Protocol):
         """
         ...
 
-    def pieces(self, data: np.ndarray, num_values: int, seed: int) -> Iterator[Piece]:
-        """The values of bytes of the right number, in order and each once; those in no piece are 0.
+    def largest(self, data: np.ndarray, num_values: int) -> float:
+        """A magnitude that none of the values exceeds, of bytes of the right number; none is unpacked.
 
         Raises:
-            ValueError: bytes that `encode` does not make; before the first piece, not after it.
+            ValueError: bytes that `encode` does not make.
+        """
+        ...
+
+    def pieces(
+        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+    ) -> Iterator[Piece]:
+        """The values times the weight, in order and each once; those in no piece are 0.
+
+        The bytes are such that `largest` does not refuse them. What is dense is written where `room` says.
         """
         ...
 
 
-def checked(values: np.ndarray, largest: float = LARGEST) -> Iterator[tuple[slice, np.ndarray]]:
-    """The values in pieces, and where each belongs.
+def check(values: np.ndarray, begin: int, limit: float = LARGEST) -> None:
+    """Check values, of which there is at least one, and of which the first is the leaf's `begin`-th.
 
     Raises:
-        ValueError: one is not finite, or beyond `largest`.
+        ValueError: one is not finite, or beyond the limit.
     """
-    for begin in range(0, len(values), PIECE):
-        piece = values[begin : begin + PIECE]
-        if not (piece.max() <= largest and piece.min() >= -largest):
-            place = begin + int(np.argmin(np.abs(piece) <= largest))
-            raise ValueError(
-                f"value {place}: expected a finite number up to {largest:g}, got {values[place]}"
-            )
-        yield slice(begin, begin + len(piece)), piece
+    if not (values.max() <= limit and values.min() >= -limit):
+        wrong = int(np.argmin(np.abs(values) <= limit))
+        raise ValueError(
+            f"value {begin + wrong}: expected a finite number up to {limit:g}, got {values[wrong]}"
+        )
 
 
 def places(num_values: int) -> Iterator[slice]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 SIZES = (256, 64, 16, 4)  # squares: an even number of steps ends where it began
+GROWTH = 16  # times as large as it was a value becomes at most: the root of the largest size
 STRIP = 32  # rows
 SIGNS = 2  # of a seed's streams of random numbers
 

@@ -1,16 +1,18 @@
 """The values of largest magnitude, and where they are."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, Strict
 
-from workers.compression.floats import check_exponents, upper_halves, widened
-from workers.compression.pieces import LARGEST, Piece
+from workers.compression.floats import largest_bfloat16, upper_halves, widened
+from workers.compression.pieces import LARGEST, Piece, Room, check, places
 from workers.settings import settings
 
 STRETCH = 2**16  # values, within which a place takes two bytes
+SAMPLE = 2**16  # values, at most, that tell about how large the largest are
 
 
 @settings
@@ -43,38 +45,54 @@ class TopK:
         Raises:
             ValueError: a value is not finite, or beyond 1e30.
         """
-        kept = _largest(values, self._num_kept(len(values)))
-        largest = values[kept]
-        if not (np.abs(largest) <= LARGEST).all():
-            place = int(kept[np.argmin(np.abs(largest) <= LARGEST)])
-            raise ValueError(
-                f"value {place}: expected a finite number up to {LARGEST:g}, got {values[place]}"
-            )
-        counts = np.bincount(kept // STRETCH, minlength=_num_stretches(len(values)))
-        halves = upper_halves(largest, out=np.empty(len(largest), np.uint32))
-        parts = (counts.astype("<u4"), (kept % STRETCH).astype("<u2"), halves.astype("<u2"))
+        kept, sent = _largest(values, self._num_kept(len(values)))
+        if not (np.abs(sent) <= LARGEST).all():
+            check(values, 0)
+        begins = np.searchsorted(kept, np.arange(_num_stretches(len(values)) + 1) * STRETCH)
+        within = kept & (STRETCH - 1)
+        halves = upper_halves(sent, out=np.empty(len(sent), np.uint32))
+        parts = (np.diff(begins).astype("<u4"), within.astype("<u2"), halves.astype("<u2"))
         return np.concatenate([part.view(np.uint8) for part in parts])
 
-    def pieces(self, data: np.ndarray, num_values: int, seed: int) -> Iterator[Piece]:
-        """The values kept, all at once, and their places.
+    def largest(self, data: np.ndarray, num_values: int) -> float:
+        """Of the values kept.
 
         Raises:
             ValueError: places do not increase, or are beyond the leaf; a value is not finite.
         """
-        num_stretches, num_kept = _num_stretches(num_values), self._num_kept(num_values)
-        counts = data[: 4 * num_stretches].view("<u4")
+        num_kept = self._num_kept(num_values)
+        counts, _, halves = self._parts(data, num_values)
         if counts.sum() != num_kept:
             raise ValueError(f"expected {num_kept} values kept, got {counts.sum()}")
-        rest = data[4 * num_stretches :].view("<u2")
-        within, halves = rest[:num_kept], rest[num_kept:]
-        kept = np.repeat(np.arange(num_stretches) * STRETCH, counts) + within
-        if (np.diff(kept) <= 0).any():
-            place = int(np.argmax(np.diff(kept) <= 0))
+        kept = self._kept(data, num_values)
+        is_wrong = kept[1:] <= kept[:-1]
+        if is_wrong.any():
+            place = int(np.argmax(is_wrong))
             raise ValueError(f"expected places that increase, got {kept[place]} and then {kept[place + 1]}")
         if num_kept and kept[-1] >= num_values:
             raise ValueError(f"expected places below {num_values}, got {kept[-1]}")
-        check_exponents(halves, 0x7F80)
-        yield kept, widened(halves, out=np.empty(num_kept, np.float32))
+        return largest_bfloat16(halves)
+
+    def pieces(
+        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+    ) -> Iterator[Piece]:
+        """The values kept, times the weight, all at once, and their places."""
+        _, _, halves = self._parts(data, num_values)
+        values = widened(halves, out=np.empty(len(halves), np.float32))
+        values *= np.float32(weight)
+        yield self._kept(data, num_values), values
+
+    def _parts(self, data: np.ndarray, num_values: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Counts, places within their stretch, and values' upper halves, as views."""
+        counted = 4 * _num_stretches(num_values)
+        within, halves = data[counted:].view("<u2").reshape(2, -1)
+        return data[:counted].view("<u4"), within, halves
+
+    def _kept(self, data: np.ndarray, num_values: int) -> np.ndarray:
+        """The places, of counts whose sum is right."""
+        counts, within, _ = self._parts(data, num_values)
+        kept: np.ndarray = np.repeat(np.arange(len(counts)) * STRETCH, counts) + within
+        return kept
 
     def _num_kept(self, num_values: int) -> int:
         return min(num_values, max(1, round(self.fraction * num_values)))
@@ -84,15 +102,44 @@ def _num_stretches(num_values: int) -> int:
     return -(-num_values // STRETCH)
 
 
-def _largest(values: np.ndarray, number: int) -> np.ndarray:
-    """Where the values of largest magnitude are, in order; NaN is the largest, then infinity.
+def _largest(values: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the values of largest magnitude are, in order, and they; NaN is the largest, then infinity.
 
-    By their bits, which are ordered as magnitudes are: NumPy finds the n-th of integers three times as fast.
+    Of the few that are not smaller than what a sample says (some more than are needed: 4 standard deviations
+    of their number), the largest are found exactly; of all, should these be too few.
     """
-    magnitudes = np.abs(values).view(np.uint32)
-    if not number:
-        return np.arange(0)
-    least = np.partition(magnitudes, len(values) - number)[len(values) - number]
-    found = np.flatnonzero(magnitudes >= least)
-    ties = np.flatnonzero(magnitudes[found] == least)
-    return np.delete(found, ties[len(ties) - (len(found) - number) :])
+    sample = _magnitudes(values[:: -(-len(values) // SAMPLE)])
+    expected = number * len(sample) / len(values)
+    rank = min(len(sample), math.ceil(expected + 4 * math.sqrt(expected)))
+    found, candidates = _at_least(values, _of_rank(sample, rank))
+    if len(found) < number:
+        found, candidates = np.arange(len(values)), values
+    magnitudes = _magnitudes(candidates)
+    least = _of_rank(magnitudes, number)
+    is_kept = magnitudes >= least
+    ties = np.flatnonzero(magnitudes == least)
+    is_kept[ties[len(ties) - (np.count_nonzero(is_kept) - number) :]] = False
+    return found[is_kept], candidates[is_kept]
+
+
+def _at_least(values: np.ndarray, least: np.int32) -> tuple[np.ndarray, np.ndarray]:
+    """Where the values are whose magnitude is at least so much, by its bits, and they."""
+    found, candidates = [], []
+    for place in places(len(values)):
+        within = np.flatnonzero(_magnitudes(values[place]) >= least)
+        found.append(place.start + within)
+        candidates.append(values[place][within])
+    return np.concatenate(found), np.concatenate(candidates)
+
+
+def _magnitudes(values: np.ndarray) -> np.ndarray:
+    """Their bits, which are ordered as they are: NumPy finds the n-th of integers three times as fast."""
+    bits: np.ndarray = np.abs(values).view(np.int32)
+    return bits
+
+
+def _of_rank(magnitudes: np.ndarray, rank: int) -> np.int32:
+    """The `rank`-th largest."""
+    place = len(magnitudes) - rank
+    found: np.int32 = np.partition(magnitudes, place)[place]
+    return found
