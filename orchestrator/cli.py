@@ -18,9 +18,9 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.lazily import lazily
 from tasks import environment
 from workers.errors import DataError, ExperimentError, FedeltaError, NotFound, SettingsError, Unavailable
+from workers.lazily import lazily
 
 LAUNCHED = time.time()
 

@@ -20,12 +20,12 @@ from orchestrator import (
     summary,
     watching,
 )
-from orchestrator.lazily import lazily
 from orchestrator.runs import Run
 from tasks import attendance, environment, progress, site_file
 from tasks.app import connect, connect_to, use_broker
 from tasks.ledger import Ledger
 from workers.errors import NotFound, SettingsError
+from workers.lazily import lazily
 from workers.models import own
 
 # Loads data sets, which takes a second: meanwhile the processes of a run on this machine start.

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.lazily import lazily
 from tasks import environment
 from workers import originals
 from workers.catalogue import CATALOGUE, Entry
 from workers.data_settings import TARGET_KINDS
 from workers.errors import DataError
+from workers.lazily import lazily
 
 fetching = lazily("orchestrator.fetching")  # imports what speaks HTTP
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator import children
-from orchestrator.lazily import lazily
 from orchestrator.private_redis import PrivateRedis
 from orchestrator.runs import Run
 from tasks import environment
 from workers.errors import FedeltaError, Unavailable
+from workers.lazily import lazily
 
 # Loaded when the processes have been started.
 outcome = lazily("orchestrator.outcome")

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 from orchestrator import experiment, private_redis, runs
-from orchestrator.lazily import lazily
 from orchestrator.runs import Run
 from tasks import environment
 from workers.errors import Unavailable
+from workers.lazily import lazily
 
 # Reads data sets, which only a trial with a table of its own needs here.
 submission = lazily("orchestrator.submit")

@@ -16,16 +16,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from orchestrator import faults, pictures
-from orchestrator.lazily import lazily
 from orchestrator.pictures import Tables, read_table
 from orchestrator.runs import Run
 from orchestrator.summary import traffic
 from orchestrator.timeline import timeline
 from tasks import environment
-from workers import model_file, originals
+from workers import data, model_file, originals
 from workers.errors import FedeltaError, NotFound
-
-data = lazily("workers.data")  # imports scikit-learn, for the one picture that shows examples
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto }

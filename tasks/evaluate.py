@@ -7,8 +7,11 @@ from tasks import hooks
 from tasks.app import app, connect
 from tasks.participation import participation
 from tasks.site_ledger import SiteLedger
-from workers import inference, scoring
+from workers import inference
 from workers.errors import FedeltaError, NotFound
+from workers.lazily import lazily, load
+
+scoring = lazily("workers.scoring")  # imports scikit-learn, for which no first training is to wait
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +19,7 @@ logger = logging.getLogger(__name__)
 @app.task(name="evaluate")
 def evaluate(experiment: str, site: str, version: int) -> None:
     """Score a version on what the site holds out and store the metrics, which tells the coordinator."""
+    load(scoring)  # before the model is read: it may be asked for no more when this has been imported
     begun = time.monotonic()
     ledger = SiteLedger(connect())
     try:

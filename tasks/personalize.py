@@ -7,11 +7,14 @@ from tasks import feedback, own_models
 from tasks.messages import Order, Submission
 from tasks.participation import Participation, participation
 from tasks.site_ledger import Lease, SiteLedger
-from workers import inference, personal, scoring
+from workers import inference, personal
 from workers import params as trees
 from workers.errors import FedeltaError
+from workers.lazily import lazily
 from workers.metrics import Metrics
 from workers.params import Params
+
+scoring = lazily("workers.scoring")
 
 logger = logging.getLogger(__name__)
 
@@ -55,4 +58,5 @@ def measured(part: Participation, params: Params) -> Metrics:
     """The model's metrics on what the site holds out."""
     holdout = part.data.holdout
     outputs = inference.outputs(part.spec.model, params, holdout.features)
-    return scoring.measure(part.spec.schema.target_kind, outputs, holdout.targets)
+    metrics: Metrics = scoring.measure(part.spec.schema.target_kind, outputs, holdout.targets)
+    return metrics

@@ -1,3 +1,4 @@
+import gc
 import re
 
 import jax
@@ -325,6 +326,20 @@ def test_the_delta_has_the_models_paths_shapes_and_dtypes_as_numpy_arrays():
     assert all(type(leaf) is np.ndarray and leaf.dtype == np.float32 for leaf in trained.delta.values())
 
 
+def test_examples_are_padded_for_the_first_order_and_let_go_of_with_their_site(monkeypatch):
+    gc.collect()
+    padded, pad, before = [], batches.pad, len(client_update._placed)
+    monkeypatch.setattr(batches, "pad", lambda rows, *rest: padded.append(len(rows)) or pad(rows, *rest))
+    here, there = examples_of(40), examples_of(41)
+    for examples in (here, there, here, there):
+        train(examples, ONE_EPOCH)
+    assert padded == [40, 40, 41, 41]  # features and targets, of each site once
+    assert len(client_update._placed) == before + 2
+    del here, there, examples
+    gc.collect()
+    assert len(client_update._placed) == before
+
+
 # Padding
 
 
@@ -455,6 +470,7 @@ def test_everything_trains_the_same_bit_for_bit_whatever_the_padding_with_one_co
 
     once, again = (train(examples, training, model=model, kind=kind, base=first, seed=0) for _ in range(2))
     assert_same_bits(once.delta, again.delta)
+    assert client_update.client_update._cache_size() == before + 1
     noise = client_update.client_update(
         first,
         batches.pad(examples.features, 1e3, MIN_EXAMPLES),
@@ -468,4 +484,3 @@ def test_everything_trains_the_same_bit_for_bit_whatever_the_padding_with_one_co
     )
     assert_same_bits(once.delta, noise.delta)
     assert once.loss == noise.loss
-    assert client_update.client_update._cache_size() == before + 1

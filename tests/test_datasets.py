@@ -3,6 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
 from tests.conftest import PUBLISHED
@@ -38,6 +39,14 @@ def test_every_data_set_is_finite_and_as_the_catalogue_says(loaded, name):
     assert dataset.features.dtype == (np.float32 if is_image else np.float64)
     assert dataset.targets.dtype == np.float64 and len(dataset.targets) == entry.num_examples
     assert np.isfinite(dataset.features).all() and np.isfinite(dataset.targets).all()
+
+
+def test_breast_cancer_is_scikit_learns(loaded):
+    found, expected = loaded["breast-cancer"], load_breast_cancer()
+    np.testing.assert_array_equal(found.features, expected.data, strict=True)
+    np.testing.assert_array_equal(found.targets, expected.target)
+    assert found.feature_names == tuple(expected.feature_names)
+    assert found.classes == tuple(expected.target_names)
 
 
 @pytest.mark.parametrize("name", LOADERS)

@@ -20,12 +20,12 @@ def plan(training: LocalTraining, num_examples: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     batches_per_epoch = math.ceil(num_examples / training.batch_size)
     wanted = num_steps(training, num_examples)
-    num_epochs = math.ceil(wanted / batches_per_epoch)
-    epochs = np.full((num_epochs, batches_per_epoch * training.batch_size), PADDING, np.int32)
-    for epoch in epochs:
-        epoch[:num_examples] = rng.permutation(num_examples)
-    steps = epochs.reshape(-1, training.batch_size)[:wanted]
-    return pad(steps, PADDING, at_least=MIN_STEPS)
+    steps = np.empty((_padded(wanted, MIN_STEPS), training.batch_size), np.int32)
+    steps.fill(PADDING)
+    for first in range(0, wanted, batches_per_epoch):
+        epoch = steps[first : min(first + batches_per_epoch, wanted)].reshape(-1)  # a view
+        epoch[:num_examples] = rng.permutation(num_examples)[: len(epoch)]
+    return steps
 
 
 def class_weights(training: LocalTraining, targets: np.ndarray) -> np.ndarray | None:
@@ -55,7 +55,10 @@ def pad(rows: np.ndarray, value: float, at_least: int) -> np.ndarray:
 
     `at_least`, then the next power of two, past 1024 the next multiple of 1024.
     """
-    wanted = max(len(rows), at_least)
-    padded = 1 << (wanted - 1).bit_length() if wanted <= 1024 else math.ceil(wanted / 1024) * 1024
-    filling = np.full((padded - len(rows), *rows.shape[1:]), value, rows.dtype)
+    filling = np.full((_padded(len(rows), at_least) - len(rows), *rows.shape[1:]), value, rows.dtype)
     return np.concatenate([rows, filling])
+
+
+def _padded(num_rows: int, at_least: int) -> int:
+    wanted = max(num_rows, at_least)
+    return 1 << (wanted - 1).bit_length() if wanted <= 1024 else math.ceil(wanted / 1024) * 1024

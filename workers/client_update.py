@@ -5,6 +5,7 @@ Pure: the same arguments give the same delta, bit for bit, on the same machine.
 
 from functools import partial
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,10 @@ from workers.spec import LocalTraining
 # Nobody does anything else while an order trains, and to hand it to another thread of XLA's takes longer than
 # a small site's whole training. It counts from the process's first use of JAX.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+# Every order of a site trains on the same examples, which are let go of with those that they were made of.
+_placed: WeakKeyDictionary[Examples, tuple[Array, Array]] = WeakKeyDictionary()
 
 
 class Trained(NamedTuple):
@@ -46,8 +51,7 @@ def train(
     weights = batches.class_weights(training, examples.targets)
     trained = client_update(
         base,
-        batches.pad(examples.features, 0.0, batches.MIN_EXAMPLES),
-        batches.pad(examples.targets, 0.0, batches.MIN_EXAMPLES),
+        *_on_device(examples),
         batches.plan(training, len(examples), seed),
         None if weights is None else batches.pad(weights, 0.0, batches.MIN_EXAMPLES),
         anchor,
@@ -57,6 +61,16 @@ def train(
     )
     delta = {path: np.asarray(leaf) for path, leaf in trained.delta.items()}
     return Trained(delta=delta, loss=np.asarray(trained.loss))
+
+
+def _on_device(examples: Examples) -> tuple[Array, Array]:
+    """Features and targets, padded."""
+    found = _placed.get(examples)
+    if found is None:
+        rows = (examples.features, examples.targets)
+        features, targets = jax.device_put([batches.pad(part, 0.0, batches.MIN_EXAMPLES) for part in rows])
+        found = _placed[examples] = features, targets
+    return found
 
 
 @partial(jax.jit, static_argnames=("model", "target_kind", "training"))
@@ -87,33 +101,35 @@ def client_update(
     transform = _transform(training)
     near = base if anchor is None else anchor
 
-    def objective(params: Params, indices: Array) -> tuple[Array, Array]:
-        is_example = indices >= 0
+    is_example = steps >= 0
+    num_seen = is_example.sum(axis=1)
+    shares = 1 / num_seen  # outside of the loop, which it would make longer by a twentieth
+
+    def objective(params: Params, indices: Array, share: Array) -> tuple[Array, Array]:
         outputs = model.apply(params, features[indices])
         loss_sum = objectives.loss(
             target_kind,
             outputs,
             targets[indices],
-            is_example,
+            indices >= 0,
             ties=training.ties,
             weights=None if weights is None else weights[indices],
         )
-        return loss_sum / is_example.sum() + _penalty(params, near, training), loss_sum
+        return loss_sum * share + _penalty(params, near, training), loss_sum
 
     def step(
         number: Array, state: tuple[Params, optax.OptState, Array]
     ) -> tuple[Params, optax.OptState, Array]:
         params, optimizer_state, loss_sum = state
-        gradient, batch_loss = jax.grad(objective, has_aux=True)(params, steps[number])
+        gradient, batch_loss = jax.grad(objective, has_aux=True)(params, steps[number], shares[number])
         updates, optimizer_state = transform.update(gradient, optimizer_state, params)
         params = _shrunk(optax.apply_updates(params, updates), training)
         return params, optimizer_state, loss_sum + batch_loss
 
-    is_example = steps >= 0
-    num_steps = is_example.any(axis=1).sum()
+    num_steps = is_example[:, 0].sum()
     params, _, loss_sum = jax.lax.fori_loop(0, num_steps, step, (base, transform.init(base), jnp.zeros(())))
     delta = {path: leaf - base[path] for path, leaf in params.items()}
-    return Trained(delta=delta, loss=loss_sum / is_example.sum())
+    return Trained(delta=delta, loss=loss_sum / num_seen.sum())
 
 
 def _transform(training: LocalTraining) -> optax.GradientTransformation:

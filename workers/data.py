@@ -22,9 +22,12 @@ from workers.standardization import Preprocessing
 Sources: TypeAlias = Mapping[str, Source]  # a site's own data sets, by the names in its site.toml
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """Features `(examples, *input_shape)` and targets `(examples,)` or `(examples, 2)`, float32."""
+    """Features `(examples, *input_shape)` and targets `(examples,)` or `(examples, 2)`, float32.
+
+    Nobody writes to them: training keeps a copy on its device for as long as this object is there.
+    """
 
     features: np.ndarray
     targets: np.ndarray

@@ -9,11 +9,13 @@ categories of restecg, and so has 16 inputs; here it is one, and there are 13.
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from workers import originals
 from workers.catalogue import CATALOGUE
 from workers.datasets.dataset import Dataset
+from workers.lazily import lazily
+
+model_selection = lazily("sklearn.model_selection")
 
 SITES = CATALOGUE["heart-disease"].sites
 
@@ -69,7 +71,7 @@ def _is_test(is_diseased: np.ndarray) -> np.ndarray:
     """Which of a hospital's patients are in FLamby's test set: with the same mix, if each class has three."""
     counts = np.bincount(is_diseased, minlength=2)
     stratify = is_diseased if counts.min() > 2 else None  # Switzerland has one healthy patient
-    _, test = train_test_split(
+    _, test = model_selection.train_test_split(
         np.arange(len(is_diseased)),
         test_size=TEST,
         train_size=TRAIN,

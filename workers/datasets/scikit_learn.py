@@ -3,17 +3,48 @@
 Originals: UCI Machine Learning Repository, CC BY 4.0; diabetes: Efron et al. 2004.
 """
 
-from collections.abc import Callable
+import importlib.util
 from functools import partial
+from pathlib import Path
 
 import numpy as np
-import sklearn.datasets
 
 from workers.datasets.dataset import Dataset
+from workers.lazily import lazily
+
+datasets = lazily("sklearn.datasets")
+
+MEASURED = (  # of a tumour's cells, in the order of the file
+    *("radius", "texture", "perimeter", "area", "smoothness"),
+    *("compactness", "concavity", "concave points", "symmetry", "fractal dimension"),
+)
 
 
-def _load(loader: Callable[[], sklearn.utils.Bunch], target_name: str) -> Dataset:
-    bunch = loader()
+def breast_cancer() -> Dataset:
+    """As `load_breast_cancer` of scikit-learn has it.
+
+    It is what a first trial trains on, and reads scikit-learn's file without it: to import that takes longer
+    than all that a trial's worker does until the first update.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None and spec.origin is not None  # fedelta depends on it
+    file = Path(spec.origin).parent / "datasets" / "data" / "breast_cancer.csv"
+    first, *rows = file.read_text().splitlines()
+    table = np.array([row.split(",") for row in rows], np.float64)
+    means = tuple(f"mean {name}" for name in MEASURED)
+    errors = tuple(f"{name} error" for name in MEASURED)
+    worst = tuple(f"worst {name}" for name in MEASURED)
+    return Dataset(
+        features=table[:, :-1],
+        targets=table[:, -1],
+        feature_names=means + errors + worst,
+        target_name="diagnosis",
+        classes=tuple(first.split(",")[2:]),
+    )
+
+
+def _load(loader: str, target_name: str) -> Dataset:
+    bunch = getattr(datasets, loader)()
     return Dataset(
         features=np.asarray(bunch.data, np.float64),
         targets=np.asarray(bunch.target, np.float64),
@@ -23,8 +54,7 @@ def _load(loader: Callable[[], sklearn.utils.Bunch], target_name: str) -> Datase
     )
 
 
-breast_cancer = partial(_load, sklearn.datasets.load_breast_cancer, "diagnosis")
-diabetes = partial(_load, sklearn.datasets.load_diabetes, "progression")
-digits = partial(_load, sklearn.datasets.load_digits, "digit")
-iris = partial(_load, sklearn.datasets.load_iris, "species")
-wine = partial(_load, sklearn.datasets.load_wine, "cultivar")
+diabetes = partial(_load, "load_diabetes", "progression")
+digits = partial(_load, "load_digits", "digit")
+iris = partial(_load, "load_iris", "species")
+wine = partial(_load, "load_wine", "cultivar")
