@@ -35,9 +35,14 @@ def forty_million(shape: Shape, num_outputs: int) -> tuple[Init, Apply]:
     return _of(40_000_000, shape, num_outputs)
 
 
+def two_hundred_million(shape: Shape, num_outputs: int) -> tuple[Init, Apply]:
+    return _of(200_000_000, shape, num_outputs)
+
+
 FUNCTIONS = {
     1_000: "benchmarks.echo_model:thousand",
     1_000_000: "benchmarks.echo_model:million",
     10_000_000: "benchmarks.echo_model:ten_million",
     40_000_000: "benchmarks.echo_model:forty_million",
+    200_000_000: "benchmarks.echo_model:two_hundred_million",
 }

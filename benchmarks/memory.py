@@ -12,8 +12,9 @@ from pathlib import Path
 
 from benchmarks import report, trial
 from benchmarks.learning import study
-from benchmarks.trial import SIZES, Trial
+from benchmarks.trial import Trial
 
+SIZES = {**trial.SIZES, "200 M": 200_000_000}  # parameters
 ALLOWED_MODELS, ALLOWED_MB = 3, 150  # the coordinator's goal: so many models and so much more
 MB = 1e6
 
@@ -37,7 +38,7 @@ class Row:
 def main() -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--strategy", default="fedasync", choices=("fedasync", "fedbuff"))
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", default=list(trial.SIZES), choices=list(SIZES))
     parser.add_argument("--waiting", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3, help="updates of each site, the first included")
     arguments = parser.parse_args()

@@ -34,8 +34,8 @@ _START = "resetchannels -@all +ping"
 _TRANSACTION = "+multi +exec +unwatch"
 
 _LOOK = "+get +mget +getrange +exists +hgetall +smembers +xrevrange +time"
-_READ = f"{_LOOK} +lrange +llen +xrange"
-_WRITE = "+set +del +hset +sadd +srem +xadd +watch"
+_READ = f"{_LOOK} +hget +lrange +llen +xrange"
+_WRITE = "+set +del +hset +hstrlen +expire +rename +persist +sadd +srem +xadd +watch"
 _DRAIN = "+strlen +sismember +rpush +ltrim"  # what only who reads submissions does
 
 
@@ -69,7 +69,8 @@ def _shown() -> str:
 def site(name: str) -> str:
     """What one hospital may do.
 
-    Every key ends in its name, whole, so that `a` cannot reach what belongs to `ab`; `*` is an experiment.
+    Every key ends in its name, whole, so that `a` cannot reach what belongs to `ab`; `*` is an experiment, or
+    the id of an upload.
 
     Raises:
         SettingsError: it is no site's name.
@@ -86,15 +87,19 @@ def site(name: str) -> str:
         }.items()
     }
     readable = (keys.spec(any_experiment), own["order"], own["lease"])
+    unfinished = keys.unfinished(own["delta"], "*")
     return " ".join(
         (
             f"{_START} {_TRANSACTION} +time",
             f"(-@all +get {' '.join(f'%R~{key}' for key in readable)})",
-            f"(-@all +getrange %R~{model_of_any()})",
+            f"(-@all +getrange +hget %R~{model_of_any()})",
             f"(-@all +mget +watch %R~{own['order']} %R~{own['lease']})",
             f"(-@all +exists %W~{own['delta']})",  # whether it is there, not what it says
             f"(-@all +set %W~{own['lease']} %W~{own['delta']} %W~{keys.site(name)})",
-            f"(-@all +del %W~{own['lease']})",
+            f"(-@all +del %W~{own['lease']} %W~{unfinished})",
+            f"(-@all +hset +expire +hstrlen +watch %W~{unfinished})",
+            f"(-@all +rename ~{unfinished} %W~{own['delta']})",
+            f"(-@all +persist %W~{own['delta']})",
             f"(-@all +xadd %W~{own['evaluations']})",
             f"(-@all +rpush %W~{keys.inbox(any_experiment)})",
             f"(-@all +publish &{keys.bell(name)})",

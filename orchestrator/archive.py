@@ -44,7 +44,9 @@ CONTENTS, FILE = "snapshot.json", "experiment.toml"
 SINGLE = (CONTENTS, FILE, "spec", "head", "sites", "model", "memory")
 MAX_TEXT = 16 * 2**20  # bytes of a member that lists sites or features
 MAX_ROWS = 2**30  # bytes of all rows together, ...
+MAX_TREES = 2**30  # bytes of model and memory together, or as many as the file has
 MAX_RATIO = 100  # ... or so many times the file's; the coordinator's are packed to a tenth
+PACKED = 64 * 2**20  # bytes of a member that is packed: more are a model's numbers, which hardly pack
 EARLIEST = 315_532_800  # seconds since 1970, the first that a zip knows
 
 
@@ -131,7 +133,8 @@ def _write_members(file: IO[bytes], snapshot: Snapshot, experiment_text: str) ->
             "model": snapshot.model,
             "memory": snapshot.memory,
         }.items():
-            archive.writestr(_info(name, snapshot), data)
+            is_packed = len(data) <= PACKED
+            archive.writestr(_info(name, snapshot), data, None if is_packed else zipfile.ZIP_STORED)
         counts = {
             stream.name: _write_rows(archive, snapshot, stream)
             for stream in streams(snapshot.spec.experiment)
@@ -179,8 +182,9 @@ def _read(found: Members) -> Archive:
     names = [stream.name for stream in streams(spec.experiment)]
     found.expect([*SINGLE, *names])
     found.bound(names, least=MAX_ROWS, ratio=MAX_RATIO)
+    found.bound(["model", "memory"], least=MAX_TREES, ratio=1)
     exact_in = "model" if spec.experiment.compression.down is None else "memory"
-    like = inspection.model_like(spec, min(found.size(exact_in), inspection.MAX_VALUE))
+    like = inspection.model_like(spec, found.size(exact_in))
     head = _decoded("head", Head, found.read("head", messages.MAX_BYTES))
     coding = messages.coding_of_model(spec.experiment, head.version)
     model, params = _tree(found, "model", like, coding)
@@ -228,7 +232,7 @@ def _compare(contents: Contents, snapshot: Snapshot, counts: dict[str, int]) -> 
 
 
 def _tree(found: Members, name: str, like: Params, coding: codec.Coding = codec.RAW) -> tuple[bytes, Params]:
-    data = found.read(name, min(codec.size_limit(like), inspection.MAX_VALUE))
+    data = found.read(name, codec.size_limit(like))
     try:
         return data, codec.decode_tree(data, like, coding)
     except MalformedMessage as error:

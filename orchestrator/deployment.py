@@ -71,11 +71,13 @@ save ""
 auto-aof-rewrite-min-size 1gb
 rdbcompression no
 
+# A model takes 4 bytes for each parameter, and is there several times: versions that hospitals train from,
+# what the strategy remembers, each hospital's change.
 maxmemory 2gb
 maxmemory-policy noeviction
-# The largest value that anybody can send. A model takes 4 bytes for each parameter, and a little more: raise
-# it for one that is larger, and no further: it also bounds what a hospital can have the coordinator read.
-proto-max-bulk-len 256mb
+# The most that anybody can send at once, and so what a hospital can have the coordinator read at once. Models
+# come in pieces of a MiB.
+proto-max-bulk-len 32mb
 maxmemory-clients 20%
 client-output-buffer-limit normal 512mb 300mb 60
 client-output-buffer-limit pubsub 32mb 8mb 60

@@ -20,7 +20,6 @@ from workers.errors import MalformedMessage
 from workers.params import Params
 from workers.spec import Spec
 
-MAX_VALUE = 512 * 2**20  # bytes; Redis holds no larger value
 MAX_TIME = 1e11  # seconds since 1970, as in messages
 MAX_COUNT = 2**53
 

@@ -69,7 +69,7 @@ def of_default(there: Sequence[str]) -> Finding:
 WRITES: list[Command] = [
     *(("SET", keys.head(EXPERIMENT), "x"), ("DEL", keys.head(EXPERIMENT)), ("XADD", "x", "*", "row", "x")),
     *(("HSET", "x", "x", "x"), ("SADD", "x", "x"), ("SREM", "x", "x"), ("RPUSH", "x", "x")),
-    *(("LTRIM", "x", "0", "1"), ("PEXPIREAT", "x", "1")),
+    *(("LTRIM", "x", "0", "1"), ("PEXPIREAT", "x", "1"), ("RENAME", "x", "y"), ("PERSIST", "x")),
 ]
 
 
@@ -92,12 +92,16 @@ def of_replay(may: Mapping[Command, bool]) -> Finding:
 
 def own_work(site: str) -> list[Command]:
     """What a site must be able to do."""
+    delta = keys.delta(EXPERIMENT, site)
+    unfinished = keys.unfinished(delta, "0")
     return [
         ("GET", keys.spec(EXPERIMENT)),
-        ("GETRANGE", keys.model(EXPERIMENT, 0), "0", "0"),
+        *(("GETRANGE", keys.model(EXPERIMENT, 0), "0", "0"), ("HGET", keys.model(EXPERIMENT, 0), "0")),
         ("GET", keys.order(EXPERIMENT, site)),
         ("SET", keys.lease(EXPERIMENT, site), "x"),
-        ("SET", keys.delta(EXPERIMENT, site), "x"),
+        *(("SET", delta, "x"), ("HSET", unfinished, "0", "x"), ("EXPIRE", unfinished, "1")),
+        *(("HSTRLEN", unfinished, "0"), ("WATCH", unfinished), ("DEL", unfinished)),
+        *(("RENAME", unfinished, delta), ("PERSIST", delta)),
         ("XADD", keys.evaluations(EXPERIMENT, site), "*", "row", "x"),
         ("RPUSH", keys.inbox(EXPERIMENT), site),
         ("SET", keys.site(site), "x"),
@@ -109,17 +113,22 @@ def own_work(site: str) -> list[Command]:
 def no_business(site: str, neighbours: Sequence[str]) -> list[Command]:
     """What a site must not be able to do; also not to those whose names are nearly its own."""
     head, inbox = keys.head(EXPERIMENT), keys.inbox(EXPERIMENT)
+    model, delta = keys.model(EXPERIMENT, 0), keys.delta(EXPERIMENT, site)
+    unfinished = keys.unfinished(delta, "0")
     commands: list[Command] = [
         *(("KEYS", "*"), ("SCAN", "0"), ("FLUSHALL",), ("EVAL", "return 1", "0"), ("ACL", "LIST")),
         *(("CONFIG", "GET", "*"), ("CONFIG", "SET", "maxmemory", "1"), ("MONITOR",), ("SHUTDOWN",)),
         *(("HGETALL", head), ("HSET", head, "version", "9"), ("LRANGE", inbox, "0", "-1"), ("LPOP", inbox)),
-        *(("SET", keys.model(EXPERIMENT, 0), "x"), ("SET", keys.order(EXPERIMENT, site), "x")),
-        *(("LPUSH", COORDINATOR_QUEUE, "x"), ("SUBSCRIBE", keys.WORK), ("GET", keys.delta(EXPERIMENT, site))),
+        *(("SET", model, "x"), ("HSET", model, "0", "x"), ("SET", keys.order(EXPERIMENT, site), "x")),
+        *(("LPUSH", COORDINATOR_QUEUE, "x"), ("SUBSCRIBE", keys.WORK), ("GET", delta), ("HGET", delta, "0")),
+        *(("RENAME", unfinished, model), ("RENAME", delta, unfinished), ("HGET", unfinished, "0")),
     ]
     for other in (f"x{site}", f"{site}x", *neighbours):
         commands += [
             *(("LPUSH", site_queue(other), "x"), ("BRPOP", site_queue(other), "1")),
             *(("GET", keys.delta(EXPERIMENT, other)), ("SET", keys.delta(EXPERIMENT, other), "x")),
+            *(("RENAME", unfinished, keys.delta(EXPERIMENT, other)),),
+            *(("HSET", keys.unfinished(keys.delta(EXPERIMENT, other), "0"), "0", "x"),),
             *(("GET", keys.order(EXPERIMENT, other)), ("SET", keys.lease(EXPERIMENT, other), "x")),
             *(("PUBLISH", keys.bell(other), "x"), ("SUBSCRIBE", keys.bell(other))),
         ]

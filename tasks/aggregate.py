@@ -12,6 +12,7 @@ from tasks.state import State
 from tasks.turn import Turn
 from workers import params as trees
 from workers.errors import Conflict, ExperimentError, MalformedMessage
+from workers.params import Params
 from workers.strategies import Server, Update
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def settle(turn: Turn, so_far: Drain) -> None:
     """Let the server take its step if that is due, and stop if this was the last."""
     experiment, num_sites = turn.spec.experiment, len(so_far.state.sites)
     num_outstanding = len(so_far.state.outstanding) + len(so_far.refused)
-    so_far.server = experiment.strategy.close(so_far.server, num_outstanding, num_sites)
+    so_far.server = experiment.strategy.close(so_far.server, num_outstanding, num_sites, reuse=True)
     so_far.state = state.advance(so_far.state, so_far.server.version)
     if reason := state.reason_to_stop(so_far.state.head, experiment, turn.now):
         finish(turn, so_far, "completed", reason)
@@ -117,7 +118,7 @@ def checked_update(turn: Turn, server: Server, site: str, submission: Submission
         raise MalformedMessage(f"the site could not train: {submission.error}")
     record, experiment = turn.state.sites[site], turn.spec.experiment
     coding = messages.coding_of_delta(experiment, site, record.sequence)
-    delta = codec.unpack_tree(submission.delta, server.params, coding)
+    delta = codec.unpack_tree(submission.delta, server.params, coding, unpacked=False)
     if path := trees.out_of_bounds(delta):
         raise MalformedMessage(f"leaf {path!r} of the delta is not finite, or beyond {trees.MAX_ABSOLUTE:g}")
     max_norm = experiment.strategy.max_norm
@@ -127,12 +128,11 @@ def checked_update(turn: Turn, server: Server, site: str, submission: Submission
         raise MalformedMessage("expected a number of examples of at least 1")
     base_version = record.base_version
     assert base_version is not None  # the site is outstanding
-    return Update(
-        delta=delta,
-        base=turn.base(base_version) if experiment.strategy.uses_base else {},
-        num_examples=submission.num_examples,
-        staleness=server.version - base_version,
-    )
+    staleness = server.version - base_version
+    base: Params = {}
+    if experiment.strategy.uses_base:
+        base = turn.base(base_version) if staleness else server.params
+    return Update(delta=delta, base=base, num_examples=submission.num_examples, staleness=staleness)
 
 
 def accept(
@@ -141,8 +141,7 @@ def accept(
     """Fold the update in and write its row; `version` is the first that holds it."""
     strategy, record = turn.spec.experiment.strategy, turn.state.sites[site]
     before = so_far.server.version
-    # What the turn has read is remembered, and not ours to change; what an earlier fold has made is.
-    so_far.server = strategy.fold(so_far.server, update, reuse=bool(so_far.history))
+    so_far.server = strategy.fold(so_far.server, update, reuse=True)
     so_far.state = state.accept(
         so_far.state,
         site,

@@ -1,7 +1,7 @@
 """Trees of arrays to and from what msgpack carries, checked against a reference.
 
 A tree is a list of [path, {dtype, shape, encoding, data}] with raw little-endian bytes. Decoding makes no
-copy: the arrays are views of the message.
+copy: the arrays are views of the message. A leaf that is blank (`params.blank`) has no bytes.
 
 A message with a small tree is one msgpack map. Where a tree is large, its arrays lie apart, so that msgpack
 neither packs nor parses them; the message is these msgpack objects, one after another:
@@ -12,6 +12,8 @@ neither packs nor parses them; the message is these msgpack objects, one after a
     nil ...    so many that the arrays begin at a multiple of 64 bytes
     bin 32     the leaves' bytes in the order of the tree, each from a multiple of 64, with zeros between
 
+From 4 GiB on, what `bin 32` says of its length is modulo 2^32.
+
 Whoever wrote a message may be hostile, so what decoding one costs is bounded: its texts, lists and maps are
 no longer than an honest one's, nor are there more of them. It may be nested as deep as the parser goes, which
 is 1024; nothing here follows it down.
@@ -19,7 +21,8 @@ is 1024; nothing here follows it down.
 
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
@@ -27,7 +30,7 @@ import numpy as np
 
 from workers import compression as compressing
 from workers import params as trees
-from workers.compression import Compression
+from workers.compression import Compressed, Compression
 from workers.errors import MalformedMessage
 from workers.params import Array, Params
 
@@ -42,6 +45,7 @@ SHOWN = 200  # characters of what a message says, in an error
 APART = 65_536  # bytes of a tree from which on its arrays lie apart
 ALIGNMENT = 64  # bytes: a cache line, and what JAX takes without a copy
 ID_BYTES = 8
+BLANK = "blank"  # encoding of a leaf that has no bytes
 PREFIX = 5 + 2 + ID_BYTES  # bytes that tell one message from another, and its map's length
 
 PackedTree: TypeAlias = list[list[Any]]
@@ -53,6 +57,7 @@ class Coding(NamedTuple):
 
     compression: Compression | None = None  # None: as they are
     seed: int = 0
+    or_raw: bool = False  # or they may be as they are, like the last version of a model
 
     def of_leaf(self, number: int) -> int:
         """The seed of one of the tree's leaves."""
@@ -62,23 +67,79 @@ class Coding(NamedTuple):
 RAW = Coding()
 
 
-def pack_tree(tree: Mapping[str, Array], coding: Coding = RAW) -> PackedTree:
+class Parts:
+    """A message as the memory that it lies in, here and there, one after another; nothing is copied."""
+
+    def __init__(self, *parts: Buffer) -> None:
+        """The message's bytes, of which the first part has the first `PREFIX`."""
+        self._parts = parts
+
+    def __len__(self) -> int:
+        """Bytes of the message."""
+        return sum(map(len, self._parts))
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its arrays lie apart, so that it has an id."""
+        return self._parts[0][:1] == b"\xce"
+
+    @property
+    def begin(self) -> bytes:
+        """The bytes that tell it from another."""
+        return bytes(self._parts[0][:PREFIX])
+
+    @cached_property
+    def whole(self) -> Buffer:
+        """All of it in one place."""
+        if len(self._parts) == 1:
+            return self._parts[0]
+        message = memoryview(np.empty(len(self), np.uint8))  # type: ignore[arg-type]  # it is a buffer
+        at = 0
+        for part in self._parts:
+            message[at : at + len(part)] = part
+            at += len(part)
+        return message
+
+    def pieces(self, num_bytes: int) -> Iterator[Buffer]:
+        """All of it in pieces of so many bytes, the last perhaps of fewer; few of them are copies."""
+        piece: list[Buffer] = []
+        room = num_bytes
+        for part in self._parts:
+            left = memoryview(part)
+            while len(left):
+                piece.append(left[:room])
+                left, room = left[room:], room - len(piece[-1])
+                if room == 0:
+                    yield piece[0] if len(piece) == 1 else b"".join(piece)
+                    piece, room = [], num_bytes
+        if piece:
+            yield b"".join(piece)
+
+
+def pack_tree(tree: Mapping[str, Array], coding: Coding = RAW, *, may_be_blank: bool = False) -> PackedTree:
     """The tree as msgpack takes it; what is not compressed shares the arrays' memory.
 
     Raises:
         ValueError: a value is too large to be compressed, or not finite; names the leaf.
     """
     return [
-        [path, _pack_leaf(path, np.asarray(leaf), coding.compression, coding.of_leaf(number))]
+        [path, _pack_leaf(path, np.asarray(leaf), coding, number, may_be_blank)]
         for number, (path, leaf) in enumerate(tree.items())
     ]
 
 
-def unpack_tree(packed: object, reference: Mapping[str, Array] | None, coding: Coding = RAW) -> Params:
+def unpack_tree(
+    packed: object,
+    reference: Mapping[str, Array] | None,
+    coding: Coding = RAW,
+    *,
+    may_be_blank: bool = False,
+    unpacked: bool = True,
+) -> Params:
     """The tree, in the reference's order.
 
     `reference` has the paths, shapes and dtypes that are expected; None accepts any, for what we wrote
-    ourselves.
+    ourselves. Compressed leaves can be left as `Compressed`, checked but not `unpacked`.
 
     Raises:
         MalformedMessage: it is not a tree, or not like the reference; names the leaf that differs.
@@ -88,7 +149,9 @@ def unpack_tree(packed: object, reference: Mapping[str, Array] | None, coding: C
         path, array = _named(entry)
         if path in tree:  # told before it is unpacked: a few bytes may be many values
             raise MalformedMessage(f"expected each leaf once, got {path!r:.{SHOWN}} again")
-        tree[path] = _unpack_leaf(path, array, reference, coding.compression, coding.of_leaf(number))
+        tree[path] = _unpack_leaf(path, array, reference, coding, number, may_be_blank)
+        if unpacked and isinstance(tree[path], Compressed):
+            tree[path] = tree[path].decoded()
     if reference is None:
         return tree
     if differing := sorted(tree.keys() ^ reference.keys()):
@@ -107,7 +170,12 @@ def unpack_tree(packed: object, reference: Mapping[str, Array] | None, coding: C
 
 def encode_tree(tree: Mapping[str, Array], coding: Coding = RAW) -> Buffer:
     """A tree as a message of its own: a model, or a strategy's memory."""
-    return pack({"v": 1, "tree": pack_tree(tree, coding)}, tree_in="tree")
+    return tree_in_parts(tree, coding).whole
+
+
+def tree_in_parts(tree: Mapping[str, Array], coding: Coding = RAW) -> Parts:
+    """The same, its arrays still where they are."""
+    return in_parts({"v": 1, "tree": pack_tree(tree, coding, may_be_blank=True)}, tree_in="tree")
 
 
 def decode_tree(data: Buffer, reference: Mapping[str, Array] | None, coding: Coding = RAW) -> Params:
@@ -115,33 +183,27 @@ def decode_tree(data: Buffer, reference: Mapping[str, Array] | None, coding: Cod
     message = unpack(data, num_leaves(data, reference))
     if message.keys() != {"v", "tree"} or type(message["v"]) is not int or message["v"] != 1:
         raise MalformedMessage(f"expected a tree of format 1, got a map of {str(sorted(message)):.{SHOWN}}")
-    return unpack_tree(message["tree"], reference, coding)
+    return unpack_tree(message["tree"], reference, coding, may_be_blank=True)
 
 
-def pack(
+def in_parts(
     fields: Mapping[str, Any], tree_in: str | None = None, default: Callable[[Any], Any] | None = None
-) -> Buffer:
+) -> Parts:
     """The fields as a message; `tree_in` names the one that is a packed tree, `default` is msgpack's."""
     tree = fields[tree_in] if tree_in else None
     sizes = [len(leaf["data"]) for _, leaf in tree or ()]
     if tree is None or sum(sizes) < APART:
-        packed: bytes = msgpack.packb(fields, default=default)
-        return packed
+        return Parts(msgpack.packb(fields, default=default))
     counted = [[path, {**leaf, "data": size}] for (path, leaf), size in zip(tree, sizes, strict=True)]
     header: bytes = msgpack.packb({**fields, str(tree_in): counted}, default=default)
     begin = _aligned(PREFIX + len(header) + 5)
     num_bytes = sum(map(_aligned, sizes[:-1])) + sizes[-1]
-    message = memoryview(np.empty(begin + num_bytes, np.uint8))  # type: ignore[arg-type]  # it is a buffer
     padding = b"\xc0" * (begin - PREFIX - len(header) - 5)
     start = _unsigned(0xCE, len(header)) + b"\xc4\x08" + secrets.token_bytes(ID_BYTES)
-    message[:begin] = start + header + padding + _unsigned(0xC6, num_bytes)
-    at = begin
+    parts: list[Buffer] = [start + header + padding + _unsigned(0xC6, num_bytes % 2**32)]
     for (_, leaf), size in zip(tree, sizes, strict=True):
-        message[at : at + size] = leaf["data"]
-        after = min(_aligned(at + size), len(message))
-        message[at + size : after] = bytes(after - at - size)
-        at = after
-    return message
+        parts += [leaf["data"], bytes(_aligned(size) - size)]
+    return Parts(*parts[:-1])
 
 
 def unpack(data: Buffer, num_leaves: int) -> dict[str, Any]:
@@ -252,16 +314,22 @@ def _pass_over(data: Buffer) -> None:
     parser.skip()
 
 
-def _pack_leaf(path: str, leaf: np.ndarray, compression: Compression | None, seed: int) -> dict[str, Any]:
+def _pack_leaf(
+    path: str, leaf: np.ndarray, coding: Coding, number: int, may_be_blank: bool
+) -> dict[str, Any]:
     encoding: str = "raw"
-    if compression is not None and leaf.dtype == np.float32:
+    data: memoryview | bytes
+    if coding.compression is not None and leaf.dtype == np.float32:
         try:
-            encoding, data = compression.kind, compressing.encode(compression, leaf, seed)
+            encoding = coding.compression.kind
+            data = compressing.encode(coding.compression, leaf, coding.of_leaf(number)).data
         except ValueError as error:
             raise ValueError(f"leaf {path!r}: {error}") from error
+    elif may_be_blank and trees.is_blank(leaf):
+        encoding, data = BLANK, b""
     else:
-        data = np.ascontiguousarray(leaf, DTYPES[leaf.dtype.name]).reshape(-1).view(np.uint8)
-    return {"dtype": leaf.dtype.name, "shape": list(leaf.shape), "encoding": encoding, "data": data.data}
+        data = np.ascontiguousarray(leaf, DTYPES[leaf.dtype.name]).reshape(-1).view(np.uint8).data
+    return {"dtype": leaf.dtype.name, "shape": list(leaf.shape), "encoding": encoding, "data": data}
 
 
 def _named(entry: object) -> tuple[str, object]:
@@ -276,14 +344,19 @@ def _unpack_leaf(
     path: str,
     array: object,
     reference: Mapping[str, Array] | None,
-    compression: Compression | None,
-    seed: int,
-) -> np.ndarray:
+    coding: Coding,
+    number: int,
+    may_be_blank: bool,
+) -> np.ndarray | Compressed:
     where = f"of leaf {path!r:.{SHOWN}}"
     fields = _checked(array, dict, f"the array {where}")
+    compression = None if coding.or_raw and fields.get("encoding") == "raw" else coding.compression
     is_compressed = compression is not None and fields.get("dtype") == "float32"
     encoding = compression.kind if compression is not None and is_compressed else "raw"
-    if fields.keys() != {"dtype", "shape", "encoding", "data"} or fields["encoding"] != encoding:
+    is_blank = may_be_blank and not is_compressed and fields.get("encoding") == BLANK
+    if fields.keys() != {"dtype", "shape", "encoding", "data"} or not (
+        is_blank or fields["encoding"] == encoding
+    ):
         raise MalformedMessage(f"the array {where}: expected dtype, shape, encoding {encoding!r} and data")
     dtype = DTYPES.get(_checked(fields["dtype"], str, f"the dtype {where}"))
     if dtype is None:
@@ -294,12 +367,14 @@ def _unpack_leaf(
     data = fields["data"]
     if type(data) not in (bytes, memoryview):
         raise MalformedMessage(f"expected the data {where}, got {type(data).__name__}")
+    if is_blank:
+        return _blank(shape, dtype, where)
     if compression is None or not is_compressed:
         return _as_they_are(data, dtype, shape, where)
     if reference is not None and (path not in reference or reference[path].shape != tuple(shape)):
-        return _stand_in(shape, where)
+        return _blank(shape, dtype, where)  # it is refused for its shape: a few bytes may be many values
     try:
-        return compressing.decode(compression, data, tuple(shape), seed)
+        return Compressed(compression, data, tuple(shape), coding.of_leaf(number))
     except ValueError as error:
         raise MalformedMessage(f"the data {where}: {error}") from error
 
@@ -314,10 +389,9 @@ def _as_they_are(data: Buffer, dtype: str, shape: list[int], where: str) -> np.n
         raise MalformedMessage(f"the shape {where}: {error}") from error
 
 
-def _stand_in(shape: list[int], where: str) -> np.ndarray:
-    """What is refused for its shape: it is not unpacked, as a few bytes may be many values."""
+def _blank(shape: list[int], dtype: str, where: str) -> np.ndarray:
     try:
-        return np.broadcast_to(np.float32(0), shape)
+        return trees.blank(tuple(shape), np.dtype(dtype))
     except ValueError as error:
         raise MalformedMessage(f"the shape {where}: {error}") from error
 

@@ -12,12 +12,13 @@ site:<site>             string, expires  that site     when it was last seen, an
 {E}:spec                string           orchestrator  experiment and schema; completed before training
 {E}:head                hash             coordinator   phase, version, counts: `state.Head`
 {E}:sites               hash             coordinator   site -> `state.SiteRecord`
-{E}:model:<version>     string           coordinator   parameters; there while somebody needs them
-{E}:memory              string           coordinator   the strategy's memory: buffer, optimizer state;
+{E}:model:<version>     string or hash   coordinator   parameters; there while somebody needs them
+{E}:memory              string or hash   coordinator   the strategy's memory: buffer, optimizer state;
                                                          before training: what sites describe
 {E}:order:<site>        string           coordinator   the site's unfinished order
 {E}:lease:<site>        string, expires  that site     order id and holder, renewed while training
-{E}:delta:<site>        string           that site     its submission; counts while the order is open
+{E}:delta:<site>        string or hash   that site     its submission; counts while the order is open
+{E}:new:<id>:<key>      hash, expires    either        what is to be at {E}:<key> once it is all written
 {E}:inbox               list             sites         sites whose submission waits
 {E}:history             stream           coordinator   a row per committed update
 {E}:metrics             stream           coordinator   a row per version scored: mean over sites
@@ -26,6 +27,8 @@ site:<site>             string, expires  that site     when it was last seen, an
 
 bell:<site>             channel          that site     hints of what it has just done: `bell.Call`
 work                    channel          coordinator   what it has just done, for Flower: `work.Work`
+
+`values` says which messages are strings and which are hashes.
 
 A coordinator's transition is one WATCH of `head` and one MULTI that always writes `head`; so of two that read
 the same state, one wins. The orchestrator's `stop` and `resume` are such transitions too.
@@ -86,6 +89,12 @@ def lease(experiment: str, site: str) -> str:
 def delta(experiment: str, site: str) -> str:
     """Key of a site's submission."""
     return f"fedelta:{{{experiment}}}:delta:{site}"
+
+
+def unfinished(key: str, upload: str) -> str:
+    """Key, on the same slot, where a message lies until it is put at this one; `upload` is any id."""
+    experiment, _, kind = key.partition("}:")
+    return f"{experiment}}}:new:{upload}:{kind}"
 
 
 def inbox(experiment: str) -> str:

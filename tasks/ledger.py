@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import redis
 
-from tasks import codec, keys, messages, state, turn
+from tasks import codec, keys, messages, state, turn, values
 from tasks.state import State
 from tasks.turn import Turn
 from workers.errors import NotFound
@@ -39,18 +39,23 @@ class Ledger:
             is_described = not experiment.data.needs_description
             new = state.begin(experiment.sites, turn.now(pipe), is_described=is_described)
             memory = experiment.strategy.init(params) if is_described else {}  # what sites tell
-            pipe.sadd(keys.EXPERIMENTS, name)
-            pipe.sadd(keys.RUNNING, name)
-            pipe.multi()
-            pipe.set(keys.spec(name), messages.encode_spec(spec))
             server = Server(params=params, version=0, memory=memory)
-            pipe.set(keys.model(name, 0), turn.published(experiment, server))
-            pipe.set(keys.memory(name), codec.encode_tree(turn.with_exact(experiment, server)))
-            turn.write_state(pipe, experiment, State(head=new.head, sites={}), new)
-            try:
-                pipe.execute()
-            except redis.WatchError:
-                return None
+            written = {
+                keys.model(name, 0): turn.published(experiment, server),
+                keys.memory(name): codec.tree_in_parts(turn.with_exact(experiment, server)),
+            }
+            with values.uploaded(self._redis, written) as upload:
+                pipe.sadd(keys.EXPERIMENTS, name)
+                pipe.sadd(keys.RUNNING, name)
+                upload.watch(pipe)
+                pipe.multi()
+                pipe.set(keys.spec(name), messages.encode_spec(spec))
+                upload.put(pipe)
+                turn.write_state(pipe, experiment, State(head=new.head, sites={}), new)
+                try:
+                    pipe.execute()
+                except redis.WatchError:
+                    return None
         return new
 
     def names(self) -> list[str]:

@@ -189,9 +189,14 @@ class Event:
 
 def encode(written: object) -> codec.Buffer:
     """A message as a msgpack map, or with a large tree as `codec` says; a tree's arrays are copied once."""
+    return in_parts(written).whole
+
+
+def in_parts(written: object) -> codec.Parts:
+    """The same, a large tree's arrays still where they are."""
     fields = {field.name: getattr(written, field.name) for field in dataclasses.fields(written)}  # type: ignore[arg-type]  # every message is a dataclass
     tree_in = "delta" if fields.get("delta") else None
-    return codec.pack({"v": FORMAT, **fields}, tree_in, dataclasses.asdict)
+    return codec.in_parts({"v": FORMAT, **fields}, tree_in, dataclasses.asdict)
 
 
 def encode_spec(spec: object) -> bytes:
@@ -263,8 +268,8 @@ def coding_of_delta(experiment: Experiment, site: str, sequence: int) -> codec.C
 
 
 def coding_of_model(experiment: Experiment, version: int) -> codec.Coding:
-    """How a version of the model is written."""
-    return codec.Coding(experiment.compression.down, seed_of(experiment, "", version))
+    """How a version of the model is written; an experiment's last is as it is."""
+    return codec.Coding(experiment.compression.down, seed_of(experiment, "", version), or_raw=True)
 
 
 def _num_leaves(kind: type, data: codec.Buffer, reference: Mapping[str, Array] | None) -> int:

@@ -21,7 +21,7 @@ LEASE = 10  # seconds that a lease lasts if its holder does not renew it
 REMEMBERED = 30 * 24 * 3600  # seconds that a site's last announcement is kept
 MAX_EVALUATIONS = 10_000  # kept per site, about
 # Sites of one worker that want the same version fetch it once, and one that scores what it trains from, too.
-remembered = values.Memory(max_bytes=64 * 2**20)
+remembered = values.Memory(max_bytes=64 * 2**20, keeps_last=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,23 +168,25 @@ class SiteLedger:
             has_failed=submission.delta is None,
         )
         order_key = keys.order(experiment, site)
-        message = messages.encode(submission)
-        while True:
-            with self._redis.pipeline() as pipe:
-                pipe.watch(order_key)
-                stored = pipe.get(order_key)
-                if stored is None or not _asks_for(messages.decode(Order, stored), submission):
-                    return False
-                pipe.multi()
-                pipe.set(keys.delta(experiment, site), message)
-                pipe.rpush(keys.inbox(experiment), site)
-                pipe.delete(lease.key)
-                bell.ring(pipe, site, call)
-                try:
-                    pipe.execute()
-                except redis.WatchError:
-                    continue  # the order was sent again meanwhile: look whether it is still the same
-                return True
+        written = {keys.delta(experiment, site): messages.in_parts(submission)}
+        with values.uploaded(self._redis, written) as upload:
+            while True:
+                with self._redis.pipeline() as pipe:
+                    pipe.watch(order_key)
+                    stored = pipe.get(order_key)
+                    if stored is None or not _asks_for(messages.decode(Order, stored), submission):
+                        return False
+                    upload.watch(pipe)
+                    pipe.multi()
+                    upload.put(pipe)
+                    pipe.rpush(keys.inbox(experiment), site)
+                    pipe.delete(lease.key)
+                    bell.ring(pipe, site, call)
+                    try:
+                        pipe.execute()
+                    except redis.WatchError:
+                        continue  # the order was sent again meanwhile: look whether it is still the same
+                    return True
 
     def put_evaluation(
         self,

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import redis
 
-from tasks import keys, messages, state, turn
+from tasks import codec, keys, messages, state, turn, values
 from tasks.ledger import Ledger
 from tasks.messages import EvaluationRow, Event, HistoryRow, MetricsRow
 from tasks.progress import PAGE
@@ -46,8 +46,8 @@ class Snapshot:
 
     spec: Spec
     state: State
-    memory: bytes  # the strategy's, as the ledger has it
-    model: bytes  # of the current version, likewise
+    memory: codec.Buffer  # the strategy's, as the ledger has it
+    model: codec.Buffer  # of the current version, likewise
     taken: float  # when, by the clock of the ledger that it was taken from
     rows: Rows
 
@@ -107,41 +107,50 @@ def put(client: redis.Redis, snapshot: Snapshot) -> bool:
             return False
         head, event = _arrived(snapshot, turn.now(pipe))
         nothing, new = State(head=head, sites={}), State(head=head, sites=snapshot.state.sites)
-        pipe.multi()
-        pipe.delete(*_leftovers(experiment))
-        pipe.srem(keys.RUNNING, name)
-        pipe.sadd(keys.EXPERIMENTS, name)
-        pipe.set(keys.spec(name), messages.encode_spec(snapshot.spec))
-        pipe.set(keys.model(name, head.version), snapshot.model)
-        pipe.set(keys.memory(name), snapshot.memory)
-        turn.write_state(pipe, experiment, nothing, new)
-        for stream in streams(experiment):
-            for row in snapshot.rows(stream):
-                pipe.xadd(stream.key, {"row": row})
-        pipe.xadd(keys.events(name), {"row": messages.encode(event)})
-        try:
-            pipe.execute()
-        except redis.WatchError:
-            return False
+        written = {
+            keys.model(name, head.version): codec.Parts(snapshot.model),
+            keys.memory(name): codec.Parts(snapshot.memory),
+        }
+        with values.uploaded(client, written) as upload:
+            upload.watch(pipe)
+            pipe.multi()
+            pipe.delete(*_leftovers(experiment))
+            pipe.srem(keys.RUNNING, name)
+            pipe.sadd(keys.EXPERIMENTS, name)
+            pipe.set(keys.spec(name), messages.encode_spec(snapshot.spec))
+            upload.put(pipe)
+            turn.write_state(pipe, experiment, nothing, new)
+            for stream in streams(experiment):
+                for row in snapshot.rows(stream):
+                    pipe.xadd(stream.key, {"row": row})
+            pipe.xadd(keys.events(name), {"row": messages.encode(event)})
+            try:
+                pipe.execute()
+            except redis.WatchError:
+                return False
     return True
 
 
 def _read(client: redis.Redis, spec: Spec, version: int, reason: str) -> Snapshot | None:
-    """What the experiment is in one moment; None if its version is another by then.
+    """What the experiment is in one moment; None if somebody commits meanwhile, or its version is another.
 
-    The model's key has its version in it, so that has to be known before. To be too late again and again, one
-    would have to be slower than a turn, which reads and writes models.
+    To be too late again and again, one would have to be slower than a turn, which reads and writes models.
     """
     name, found = spec.experiment.name, streams(spec.experiment)
+    model = values.read(client, keys.model(name, version))  # which stays as it is
     with client.pipeline() as pipe:
+        pipe.watch(keys.head(name))
+        memory = values.read(client, keys.memory(name))
+        pipe.multi()
         pipe.time()
         pipe.hgetall(keys.head(name))
         pipe.hgetall(keys.sites(name))
-        pipe.get(keys.memory(name))
-        pipe.get(keys.model(name, version))
         for stream in found:
             pipe.xrevrange(stream.key, count=1)
-        (seconds, microseconds), stored, records, memory, model, *last = pipe.execute()
+        try:
+            (seconds, microseconds), stored, records, *last = pipe.execute()
+        except redis.WatchError:
+            return None
     now, head = seconds + microseconds / 1e6, messages.from_hash(Head, stored)
     if head.version != version:
         return None

@@ -38,7 +38,7 @@ ASKED: Mapping[Phase, Asked] = {
     "finishing": "personalize",
     "finished": "train",  # it has no orders
 }
-# Bytes of models that this process remembers from one turn to the next; of larger ones, the last alone.
+# Models that this process remembers from one turn to the next.
 remembered = values.Memory(max_bytes=64 * 2**20)
 MAX_LEASE = 160  # bytes: an order's id, when it was given, and its holder
 
@@ -54,7 +54,8 @@ class Turn:
         self._models: dict[int, Params] = {}
         self._server: Server | None = None
         self._read_deltas: list[str] = []
-        self._ahead: dict[str, bytes] = {}  # submissions that were read together with one that was asked for
+        # Submissions that were read together with one that was asked for, or why not.
+        self._ahead: dict[str, bytes | redis.RedisError] = {}
         self.spec = spec
         self.now = now(pipe)
         with client.pipeline(transaction=False) as reads:
@@ -84,21 +85,28 @@ class Turn:
         if self._server is not None:
             return self._server
         version = self.state.head.version
-        params, memory = exact(self._tree(keys.memory(self._name)))
+        if is_large(self._models.get(version, {})):
+            del self._models[version]  # `model` has promised that it stays as it is
+        params, memory = exact(self._memory())
         found = Server(params=params or self.model(version), version=version, memory=memory)
-        if self.spec.experiment.compression.down is not None:
-            self._server = found  # for `base`; else nothing should hold a large model
+        if self._is_compressed:
+            for leaf in found.params.values():
+                leaf.flags.writeable = False  # it stays as it is, for `base`
+            self._server = found
+        elif is_large(found.params):
+            del self._models[version]  # its arrays become those of the next
         return found
 
     def model(self, version: int) -> Params:
-        """The parameters of a version that is still needed."""
-        if version in self._models:
-            return self._models[version]
-        coding = messages.coding_of_model(self.spec.experiment, version)
-        found = self._tree(keys.model(self._name, version), coding)
-        if trees.num_bytes(found) < codec.APART:  # a larger one is `remembered`, while there is room
-            self._models[version] = found
-        return found
+        """The parameters of a version that is still needed, which nobody may change."""
+        if version not in self._models:
+            # Of large ones the last alone, and that is let go of before the next is read.
+            self._models = {number: tree for number, tree in self._models.items() if not is_large(tree)}
+            key = keys.model(self._name, version)
+            coding = messages.coding_of_model(self.spec.experiment, version)
+            found = remembered.tree(self._redis, key, lambda stored: codec.decode_tree(stored, None, coding))
+            self._models[version] = self._there(key, found and found[0])
+        return self._models[version]
 
     def base(self, version: int) -> Params:
         """What a strategy takes as the model that a site began with: C(x_base) + x - C(x), x the current one.
@@ -107,7 +115,7 @@ class Turn:
         changes smaller than that would never add up.
         """
         current = self.state.head.version
-        if self.spec.experiment.compression.down is None:
+        if not self._is_compressed:
             return self.model(version)
         if version == current:
             return self.server().params
@@ -128,10 +136,10 @@ class Turn:
         if not stored:
             if not self._pipe.exists(key):
                 return None  # else it is empty, or has come this moment
-            stored = values.read(self._pipe, key, limit) or b""
+            stored = values.read(self._redis, key, limit) or b""
         self._read_deltas.append(key)
         if len(stored) > limit:
-            raise MalformedMessage(f"expected at most {limit} bytes, got {self._pipe.strlen(key)}")
+            raise MalformedMessage(f"expected at most {limit} bytes, got {values.length(self._redis, key)}")
         submission = messages.decode(Submission, stored, reference)
         record = self.state.sites[site]
         is_asked = submission.order == f"{site}/{record.sequence}" and submission.issued == record.issued
@@ -213,40 +221,50 @@ class Turn:
         """
         name, pipe = self._name, self._pipe
         new = state.counted(new)
+        self._models.clear()
         written = self._encoded(server) if server is not None else {}
-        if self.state.head.phase == "finished" != new.head.phase:
-            pipe.sadd(keys.RUNNING, name)
-        pipe.multi()
-        write_state(pipe, self.spec.experiment, self.state, new)
-        if is_mail_handled and self._entries:
-            pipe.ltrim(keys.inbox(name), self._num_entries, -1)
-        if ask_again:
-            pipe.rpush(keys.inbox(name), *ask_again)
-        for key, value in written.items():
-            pipe.set(key, value)
-        if spec is not None:
-            pipe.set(keys.spec(name), messages.encode_spec(spec))
+        if self.state.head.phase == "running" != new.head.phase and self._is_compressed:
+            last = server or self.server()
+            written[keys.model(name, last.version)] = codec.tree_in_parts(last.params)
         unneeded = [keys.model(name, version) for version in self.state.needed_versions - new.needed_versions]
-        if gone := [*self._read_deltas, *unneeded]:
-            pipe.delete(*gone)
-        _append(pipe, keys.history(name), history)
-        _append(pipe, keys.metrics(name), [metrics] if metrics else [])
-        _append(pipe, keys.events(name), events, maxlen=MAX_EVENTS)
-        hooks.reached("commit.before")
-        try:
-            pipe.execute()
-        except redis.WatchError as error:
-            raise Conflict(f"experiment {name}: somebody else committed first") from error
-        hooks.reached("commit.after")
+        with values.uploaded(self._redis, written) as upload:
+            if self.state.head.phase == "finished" != new.head.phase:
+                pipe.sadd(keys.RUNNING, name)
+            upload.watch(pipe)
+            pipe.multi()
+            write_state(pipe, self.spec.experiment, self.state, new)
+            if is_mail_handled and self._entries:
+                pipe.ltrim(keys.inbox(name), self._num_entries, -1)
+            if ask_again:
+                pipe.rpush(keys.inbox(name), *ask_again)
+            upload.put(pipe)
+            if spec is not None:
+                pipe.set(keys.spec(name), messages.encode_spec(spec))
+            if gone := [*self._read_deltas, *unneeded]:
+                pipe.delete(*gone)
+            _append(pipe, keys.history(name), history)
+            _append(pipe, keys.metrics(name), [metrics] if metrics else [])
+            _append(pipe, keys.events(name), events, maxlen=MAX_EVENTS)
+            hooks.reached("commit.before")
+            try:
+                pipe.execute()
+            except redis.WatchError as error:
+                raise Conflict(f"experiment {name}: somebody else committed first") from error
+            hooks.reached("commit.after")
         remembered.update(written, unneeded)
         if new.head.phase == "finished":
             self._redis.srem(keys.RUNNING, name)
         return new
 
+    @property
+    def _is_compressed(self) -> bool:
+        """Whether sites get versions that are not exact."""
+        return self.spec.experiment.compression.down is not None
+
     def _stored(self, site: str, limit: int) -> codec.Buffer | None:
         """What the site submitted; small ones are read several at once, in the order in which they came."""
         if limit >= values.PIECE:
-            return values.read(self._pipe, keys.delta(self._name, site), limit)
+            return values.read(self._redis, keys.delta(self._name, site), limit)
         if site not in self._ahead:
             waiting = self.waiting
             following = waiting[waiting.index(site) :] if site in waiting else [site]
@@ -254,18 +272,26 @@ class Turn:
             with self._redis.pipeline(transaction=False) as reads:
                 for one in following:
                     reads.getrange(keys.delta(self._name, one), 0, limit)
-                self._ahead = dict(zip(following, reads.execute(), strict=True))
-        return self._ahead.pop(site)
+                self._ahead = dict(zip(following, reads.execute(raise_on_error=False), strict=True))
+        found = self._ahead.pop(site)
+        if isinstance(found, redis.RedisError):  # it is no string
+            return values.read(self._redis, keys.delta(self._name, site), limit)
+        return found
 
-    def _tree(self, key: str, coding: codec.Coding = codec.RAW) -> Params:
-        """What a coordinator wrote."""
-        found = remembered.tree(self._pipe, key, lambda stored: codec.decode_tree(stored, None, coding))
+    def _memory(self) -> Params:
+        """What the strategy remembers, for this turn to change: every other reads what this one writes."""
+        key = keys.memory(self._name)
+        found = remembered.take(self._redis, key, lambda stored: codec.decode_tree(stored, None))
+        return self._there(key, found)
+
+    def _there(self, key: str, found: Params | None) -> Params:
+        """What a coordinator wrote, unless it is gone."""
         if found is None:
             commits = self._pipe.hgetall(keys.head(self._name)).get(b"commits")
             if commits != str(self.state.head.commits).encode():
                 raise Conflict(f"experiment {self._name}: somebody else committed, and {key} is gone")
             raise NotFound(f"experiment {self._name}: the ledger has lost {key}")
-        return found[0]
+        return found
 
     def _look_behind_the_flood(self) -> None:
         """See every site that has submitted, though somebody fills the inbox, and let all of that be handled.
@@ -275,9 +301,9 @@ class Turn:
         self._num_entries = self._pipe.llen(keys.inbox(self._name))
         self._unnamed = sorted(self.submitted())
 
-    def _encoded(self, server: Server) -> dict[str, codec.Buffer]:
+    def _encoded(self, server: Server) -> dict[str, codec.Parts]:
         """What is new of it, by key."""
-        written = {keys.memory(self._name): codec.encode_tree(with_exact(self.spec.experiment, server))}
+        written = {keys.memory(self._name): codec.tree_in_parts(with_exact(self.spec.experiment, server))}
         if server.version != self.state.head.version:
             written[keys.model(self._name, server.version)] = published(self.spec.experiment, server)
         return written
@@ -302,6 +328,11 @@ def _record(written: bytes) -> SiteRecord:
     return messages.decode(SiteRecord, written)
 
 
+def is_large(tree: Params) -> bool:
+    """Whether one turn should not hold several of these."""
+    return trees.num_bytes(tree) >= codec.APART
+
+
 def with_exact(experiment: Experiment, server: Server) -> Params:
     """What the strategy remembers; and the model as it is, where its versions are written compressed."""
     if experiment.compression.down is None:
@@ -315,14 +346,14 @@ def exact(memory: Params) -> tuple[Params, Params]:
     return params, {path: leaf for path, leaf in memory.items() if not path.startswith(f"{EXACT}/")}
 
 
-def published(experiment: Experiment, server: Server) -> codec.Buffer:
+def published(experiment: Experiment, server: Server) -> codec.Parts:
     """The server's version of the model, as sites get it.
 
     Raises:
         ExperimentError: a value is too large for the experiment's compression.
     """
     try:
-        return codec.encode_tree(server.params, messages.coding_of_model(experiment, server.version))
+        return codec.tree_in_parts(server.params, messages.coding_of_model(experiment, server.version))
     except ValueError as error:
         version = f"version {server.version} of the model"
         raise ExperimentError(f"compression.down: {version} cannot be sent so: {error}") from error

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from orchestrator import archive, control, experiment, results
 from orchestrator.runs import Run
-from tasks import aggregate, codec, collect, keys, messages, preparation, progress, snapshot
+from tasks import aggregate, codec, collect, keys, messages, preparation, progress, snapshot, values
 from tasks.evaluate import evaluate
 from tasks.ledger import Ledger
 from tasks.messages import Submission
@@ -32,6 +32,7 @@ UP = [
     {"kind": "int8"},
     {"kind": "int8", "block": 16, "rotation": True},
     {"kind": "int4"},
+    {"kind": "int2"},
     {"kind": "top-k", "fraction": 0.05},
 ]
 DOWN = [kind for kind in UP if kind["kind"] != "top-k"]
@@ -57,23 +58,23 @@ def named(written):
     return "-".join(str(value) for value in written.values() if not isinstance(value, dict))
 
 
-def spec_of(**changes):
+def spec_of(width=WIDTH, **changes):
     """The experiment of `make_spec` with more features, all of which are as they are."""
     spec = make_spec(**changes)
     found = spec.schema.preprocessing
     wide = dataclasses.replace(
         spec.schema,
-        features=tuple(f"x{number}" for number in range(WIDTH)),
+        features=tuple(f"x{number}" for number in range(width)),
         preprocessing=dataclasses.replace(
-            found, **{field: getattr(found, field) * WIDTH for field in ("fill", "shift", "scale")}
+            found, **{field: getattr(found, field) * width for field in ("fill", "shift", "scale")}
         ),
     )
     return dataclasses.replace(spec, schema=wide)
 
 
-def params_of(seed, scale=1.0):
+def params_of(seed, scale=1.0, width=WIDTH):
     rng = np.random.default_rng(seed)
-    weight = rng.normal(scale=scale, size=(WIDTH, 1)).astype(np.float32)
+    weight = rng.normal(scale=scale, size=(width, 1)).astype(np.float32)
     return {"weight": weight, "bias": rng.normal(scale=scale, size=1).astype(np.float32)}
 
 
@@ -174,7 +175,7 @@ def hospitals(client, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("up", UP, ids=named)
-def test_the_coordinator_folds_exactly_what_decoding_gives_of_a_sites_delta(client, hospitals, up):
+def test_the_coordinator_folds_in_what_decoding_gives_of_a_sites_delta(client, hospitals, up):
     spec = hospitals(up=up)
     first, order = published_of(client, 0), order_of(client, "a")
     examples = participation("trial", "a").data.train
@@ -184,7 +185,8 @@ def test_the_coordinator_folds_exactly_what_decoding_gives_of_a_sites_delta(clie
     drain(client)
     sent = coded({path: np.asarray(leaf) for path, leaf in delta.items()}, up, order.seed)
     expected = {path: (1 - MIXING) * x + MIXING * (x + sent[path]) for path, x in first.items()}
-    assert_same_bits(published_of(client, 1), expected)
+    for path, leaf in published_of(client, 1).items():
+        np.testing.assert_allclose(leaf, expected[path], rtol=1e-6, atol=1e-8)  # sums' last bits may differ
     assert distance(sent, delta) > 0
 
     (row,) = progress.history(client, "trial")
@@ -266,6 +268,19 @@ def test_max_norm_is_of_what_was_decoded(client, strategy):
     assert event.detail.startswith("norm 6.") and event.detail.endswith("is past the maximum of 5")
 
 
+@pytest.mark.parametrize("up", UP, ids=named)
+def test_a_compressed_delta_is_never_unpacked_as_a_whole(client, monkeypatch, up):
+    spec = begin(client, up=up, strategy={**STRATEGIES[0], "max_norm": 1e3})
+    submit(client, spec, "a/1", params_of(1))
+    expected = coded(params_of(1), up, messages.seed_of(spec.experiment, "a", 1))
+    before = exact_of(client)
+    monkeypatch.setattr(compression.Compressed, "decoded", None)
+    assert drain(client).head.applied == 1
+    moved = {path: leaf - before[path] for path, leaf in exact_of(client).items()}
+    for path, leaf in expected.items():
+        np.testing.assert_allclose(moved[path], MIXING * leaf, rtol=0, atol=2e-6)
+
+
 # Deltas that a hostile site has made
 
 
@@ -323,6 +338,7 @@ def test_a_leaf_that_is_not_what_the_experiment_asks_for_is_refused_and_named(cl
         ({"kind": "float16"}, 20, NAN16, "value 10 is not finite"),
         ({"kind": "int8"}, 4, NAN, "scale of block 1: expected 0 to 1e+30, got nan"),
         ({"kind": "int4"}, 0, np.float32(-1).tobytes(), "scale of block 0: expected 0 to 1e+30, got -1.0"),
+        ({"kind": "int2"}, 4, np.float32(2e30).tobytes(), "scale of block 1: expected 0 to 1e+30, got 2"),
         ({"kind": "int8", "rotation": True}, 0, NAN, "scale of block 0: expected 0 to 1.6e+31, got nan"),
         ({"kind": "top-k", "fraction": 0.05}, 0, b"\xff" * 4, "expected 15 values kept, got 4294967295"),
         ({"kind": "top-k", "fraction": 0.05}, 4, b"\xff\xff", "expected places that increase, got 65535 and"),
@@ -401,7 +417,8 @@ def test_sites_and_people_have_the_version_as_it_was_sent_and_the_next_is_built_
     for version in range(3):
         exact, sent = exact_of(client), published_of(client, version)
         assert_same_bits(sent, coded(exact, down, messages.seed_of(spec.experiment, "", version)))
-        assert 0 < distance(sent, exact) < 0.2 * trees.norm(exact)
+        most = 1.5 if down["kind"] == "int2" else 0.2  # of the largest of 256, all that are below its half
+        assert 0 < distance(sent, exact) < most * trees.norm(exact)
         fetched, num_bytes = SiteLedger(client).model(spec.experiment, version, first)
         assert_same_bits(fetched, sent)
         payload = sum(compression.num_bytes(kind_of(down), leaf.shape) for leaf in first.values())
@@ -576,6 +593,222 @@ def test_a_file_without_the_exact_model_or_with_one_of_another_shape_is_refused(
     assert said in str(raised.value)
 
 
+# The last version
+
+
+def score(client, version, mse):
+    """Let its one site score a version, and the coordinator take it in."""
+    SiteLedger(client).put_evaluation("trial", "a", version, 10, {"mse": mse, "r2": 0.5})
+    with Ledger(client).turn("trial") as turn:
+        return collect.close_evaluation(turn)
+
+
+def fail_to_train(client):
+    """Until its one site is dropped."""
+    while progress.read(client, "trial").head.phase == "running":
+        assert submit_packed(client, f"a/{order_of(client, 'a').sequence}", None, error="no disk")
+        drain(client)
+
+
+ENDS = {
+    "by updates": lambda client: None,
+    "by hand": lambda client: control.stop(client, "trial"),
+    "by a target": lambda client: score(client, 0, 0.1),
+    "without sites": fail_to_train,
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=named)
+@pytest.mark.parametrize("how", ENDS)
+def test_the_last_version_is_published_as_it_is_however_it_ends(client, strategy, how):
+    stop = {"updates": 3 if how == "by updates" else 1000, "target": {"metric": "mse", "value": 0.2}}
+    spec = begin(client, down={"kind": "int4"}, strategy=strategy, sites=["a"], stop=stop)
+    for number in (1, 2, 3):
+        assert progress.read(client, "trial").head.phase == "running"
+        assert distance(published_of(client), exact_of(client)) > 0
+        submit(client, spec, f"a/{number}", params_of(number))
+        drain(client)
+    exact = exact_of(client)
+    ENDS[how](client)
+    head = progress.read(client, "trial").head
+    assert head.phase == ("finished" if how == "without sites" else "finishing")
+    assert (head.applied, head.version) == (3, 1 if strategy["kind"] == "fedbuff" else 3)
+    for found in (published_of(client), exact_of(client)):
+        assert_same_bits(found, exact)
+    fetched, num_bytes = SiteLedger(client).model(spec.experiment, head.version, params_of(0))
+    assert_same_bits(fetched, exact)
+    assert num_bytes > trees.num_bytes(exact)
+    with Ledger(client).turn("trial") as turn:  # an unfinished buffer is still there
+        assert turn.server().memory.get("count", 0) == (1 if strategy["kind"] == "fedbuff" else 0)
+    if head.phase == "finishing":
+        assert score(client, head.version, 0.3).head.phase == "finished"
+        assert_same_bits(published_of(client), exact)
+
+
+def test_a_version_that_was_scored_already_is_published_as_it_is_when_its_score_ends_it(client):
+    stop = {"updates": 1000, "target": {"metric": "mse", "value": 0.2}}
+    begin(client, down={"kind": "int4"}, sites=["a"], stop=stop)
+    assert score(client, 0, 0.1).head.phase == "finished"
+    assert_same_bits(published_of(client), params_of(0))
+
+
+LONG = 40_000  # features: of these even halves lie apart, and are remembered
+
+
+@pytest.mark.parametrize("down", [None, {"kind": "bfloat16"}], ids=["raw", "bfloat16"])
+def test_at_the_end_a_version_is_written_anew_only_if_it_was_compressed_and_once(client, down):
+    wide = params_of(0, width=LONG)
+    spec = begin(client, wide, down=down, width=LONG, strategy=STRATEGIES[1], sites=["a"])
+    submit(client, spec, "a/1", wide)  # into the buffer, so that it is in the memory
+    drain(client)
+    model, memory = keys.model("trial", 0), keys.memory("trial")
+    before = {key: values.identity(client, key) for key in (model, memory)}
+    assert control.stop(client, "trial")
+    after = {key: values.identity(client, key) for key in (model, memory)}
+    assert all(len(identity) == codec.PREFIX for identity in [*before.values(), *after.values()])
+    assert after[memory] == before[memory]
+    assert (after[model] == before[model]) == (down is None)
+    score(client, 0, 1.0)
+    assert progress.read(client, "trial").head.phase == "finished"
+    control.resume(client, "trial")
+    assert {key: values.identity(client, key) for key in after} == after
+
+
+def test_who_remembers_the_version_as_it_was_sent_fetches_the_last_one(client):
+    wide = params_of(0, width=LONG)
+    spec = begin(client, wide, down={"kind": "bfloat16"}, width=LONG, sites=["a"])
+    sites = SiteLedger(client)
+    sent, _ = sites.model(spec.experiment, 0, wide)
+    with Ledger(client).turn("trial") as turn:
+        assert_same_bits(turn.model(0), sent)
+    assert distance(sent, wide) > 0
+    assert sites.model(spec.experiment, 0, wide)[1] == codec.PREFIX
+    assert control.stop(client, "trial")
+    fetched, num_bytes = sites.model(spec.experiment, 0, wide)
+    assert_same_bits(fetched, wide)
+    assert num_bytes > trees.num_bytes(wide)
+    with Ledger(client).turn("trial") as turn:
+        assert_same_bits(turn.model(0), wide)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=named)
+def test_resumed_it_goes_on_from_the_exact_version_and_the_next_is_compressed_again(client, strategy):
+    down = {"kind": "int4"}
+    spec = begin(client, down=down, strategy=strategy, sites=["a"])
+    for number in (1, 2, 3):
+        submit(client, spec, f"a/{number}", params_of(number))
+        drain(client)
+    bring_to_rest(client)
+    exact, version = exact_of(client), progress.read(client, "trial").head.version
+    control.resume(client, "trial")
+    assert progress.read(client, "trial").head.phase == "running"
+    order = order_of(client, "a")
+    assert order.base_version == version
+    assert_same_bits(SiteLedger(client).model(spec.experiment, version, params_of(0))[0], exact)
+    with Ledger(client).turn("trial") as turn:
+        assert_same_bits(turn.base(version), exact)
+    submit(client, spec, order.id, params_of(4))
+    assert drain(client).head.version == version + 1
+    found, sent = exact_of(client), published_of(client)
+    assert_same_bits(sent, coded(found, down, messages.seed_of(spec.experiment, "", version + 1)))
+    assert distance(sent, found) > 0
+    assert distance(found, exact) > 0
+    if strategy["kind"] == "fedasync":  # as everywhere: x <- (1 - w) x + w (x + delta)
+        assert_same_bits(
+            found,
+            {path: (1 - MIXING) * x + MIXING * (x + params_of(4)[path]) for path, x in exact.items()},
+        )
+
+
+def test_of_an_update_from_a_resumed_version_the_base_is_the_exact_one(client):
+    down = {"kind": "int4"}
+    spec = begin(client, down=down, sites=["a", "c"])
+    submit(client, spec, "a/1", params_of(1))
+    drain(client)
+    assert control.stop(client, "trial")
+    skip_last_scores(client)
+    control.resume(client, "trial")
+    resumed, orders = exact_of(client), [order_of(client, site) for site in ("a", "c")]
+    assert [order.base_version for order in orders] == [1, 1]
+    submit(client, spec, orders[0].id, params_of(2))
+    drain(client)
+    x, sent = exact_of(client), published_of(client, 2)
+    submit(client, spec, orders[1].id, params_of(3))
+    drain(client)
+    expected = {}
+    for path, leaf in resumed.items():
+        base = leaf + (x[path] - sent[path])
+        expected[path] = (1 - MIXING) * x[path] + MIXING * (base + params_of(3)[path])
+    assert_same_bits(exact_of(client), expected)
+
+
+@pytest.mark.parametrize("is_at_rest", [True, False])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=named)
+def test_a_file_of_it_has_the_last_version_as_it_is_or_the_current_one_as_it_was_sent(
+    client, tmp_path, is_at_rest, strategy
+):
+    down = {"kind": "int4"}
+    spec = begin(client, down=down, strategy=strategy, sites=["a"])
+    for number in (1, 2, 3):
+        submit(client, spec, f"a/{number}", params_of(number))
+        drain(client)
+    if is_at_rest:
+        bring_to_rest(client)
+    exact, sent = exact_of(client), published_of(client)
+    assert (distance(sent, exact) > 0) != is_at_rest
+    archive.write(tmp_path / "trial.zip", snapshot.take(client, "trial"), experiment.text(spec.experiment))
+    client.flushall()
+    with archive.opened(tmp_path / "trial.zip") as found:
+        assert snapshot.put(client, found.snapshot)
+    assert_same_bits(published_of(client), sent)
+    assert_same_bits(exact_of(client), exact)
+    control.resume(client, "trial")
+    order, version = order_of(client, "a"), progress.read(client, "trial").head.version
+    submit(client, spec, order.id, params_of(4))
+    assert drain(client).head.version == version + 1
+    seed = messages.seed_of(spec.experiment, "", version + 1)
+    assert_same_bits(published_of(client), coded(exact_of(client), down, seed))
+
+
+def version_of(weight, changed=None):
+    """A version as a message of the ledger; `weight` is written so, with these fields changed."""
+    leaves = [codec.pack_tree({path: leaf}, weight)[0] for path, leaf in params_of(0).items()]
+    leaves[0][1].update(changed or {})
+    return msgpack.packb({"v": 1, "tree": leaves})
+
+
+INT4 = codec.Coding(kind_of({"kind": "int4"}), 0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "changed", "said"),
+    [
+        (codec.Coding(kind_of({"kind": "int8"}), 0), {}, "expected dtype, shape, encoding 'int4' and data"),
+        (codec.RAW, {"encoding": "blank", "data": b""}, "expected dtype, shape, encoding 'int4' and data"),
+        (codec.RAW, {"encoding": None}, "expected dtype, shape, encoding 'int4' and data"),
+        (codec.RAW, {"encoding": "int4"}, "expected 158 bytes of int4 for (300, 1), got 1200"),
+        (INT4, {"encoding": "raw"}, "expected 1200 bytes for [300, 1], got 158"),
+        (codec.RAW, {"dtype": "float64", "data": bytes(8 * WIDTH)}, "expected float32 (300, 1), got float64"),
+        (codec.RAW, {"shape": [1, WIDTH]}, "expected float32 (300, 1), got float32 (1, 300)"),
+    ],
+)
+def test_a_site_takes_a_version_compressed_or_as_it_is_and_nothing_else(client, weight, changed, said):
+    spec = begin(client, down={"kind": "int4"})
+    sites = SiteLedger(client)
+
+    def fetched(written):
+        client.set(keys.model("trial", 0), written)
+        return sites.model(spec.experiment, 0, params_of(0))[0]
+
+    assert_same_bits(fetched(version_of(codec.RAW)), params_of(0))
+    coding = messages.coding_of_model(spec.experiment, 0)
+    sent = fetched(codec.encode_tree(params_of(0), coding))
+    assert_same_bits(sent, coded(params_of(0), {"kind": "int4"}, coding.seed))
+    with pytest.raises(MalformedMessage) as raised:
+        fetched(version_of(weight, changed))
+    assert "leaf 'weight'" in str(raised.value) and said in str(raised.value)
+
+
 # Before and after training
 
 
@@ -616,7 +849,7 @@ def test_the_model_in_the_results_is_the_one_that_the_sites_have_scored(client, 
     _, saved = model_file.load(tmp_path / "trial" / "model.safetensors")
     fetched, _ = SiteLedger(client).model(spec.experiment, 2, participation("trial", "a").reference)
     assert_same_bits(dict(sorted(saved.items())), dict(sorted(fetched.items())))
-    assert distance(saved, exact_of(client)) > 0
+    assert_same_bits(dict(sorted(saved.items())), dict(sorted(exact_of(client).items())))
     evaluate("trial", "a", 2)
     (row,) = progress.evaluations(client, "trial", "a")
     assert row.metrics == measured(participation("trial", "a"), saved)
@@ -648,9 +881,26 @@ def test_a_version_that_cannot_be_sent_ends_the_experiment_with_the_one_before(c
     start = "compression.down: version 2 of the model cannot be sent so: leaf 'weight': value 0: expected a "
     assert found.head.reason.startswith(f"{start}finite number up to 65504, got ")
     assert_same_bits(exact_of(client), before)
+    assert_same_bits(published_of(client), before)
     assert client.llen(keys.inbox("trial")) == 0 and not client.keys("fedelta:{trial}:delta:*")
     skip_last_scores(client)
     control.resume(client, "trial")
     number = order_of(client, "a").sequence
     submit(client, spec, f"a/{number}", params_of(1))
     assert (drain(client).head.version, progress.read(client, "trial").head.applied) == (2, 2)
+    assert distance(published_of(client, 2), exact_of(client)) > 0
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=named)
+def test_of_updates_that_make_a_version_that_cannot_be_sent_nothing_is_in_the_last_one(client, strategy):
+    """Both are folded in, into arrays that are used again, before anybody sees that it cannot be sent."""
+    plain = {"server_optimizer": {"name": "sgd", "learning_rate": 1.0}}
+    strategy = strategy if strategy["kind"] == "fedasync" else {**strategy, **plain}
+    spec = begin(client, down={"kind": "float16"}, strategy=strategy, sites=["a", "c"])
+    submit(client, spec, "a/1", params_of(1))
+    submit(client, spec, "c/1", {path: np.full_like(leaf, 1e6) for path, leaf in params_of(1).items()})
+    assert drain(client).head.outcome == "failed"
+    head = progress.read(client, "trial").head
+    assert (head.version, head.applied, head.phase) == (0, 0, "finishing")
+    assert_same_bits(published_of(client), params_of(0))
+    assert_same_bits(exact_of(client), params_of(0))

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from scipy.linalg import hadamard
 
 from workers import compression
-from workers.compression import BFloat16, Compressed, Compression, Float16, Int4, Int8, TopK, integers
+from workers.compression import BFloat16, Compressed, Compression, Float16, Int2, Int4, Int8, TopK, integers
 from workers.compression.leaves import SMALL
 from workers.compression.pieces import PIECE
 from workers.compression.rotation import Rotation
@@ -29,10 +29,12 @@ KINDS = [
     Int8(block=16, rotation=True),
     Int4(),
     Int4(block=64, rotation=True),
+    Int2(),
+    Int2(block=64, rotation=True),
     TopK(),
     TopK(fraction=0.3),
 ]
-QUANTIZED = [kind for kind in KINDS if isinstance(kind, Int8 | Int4)]
+QUANTIZED = [kind for kind in KINDS if isinstance(kind, integers.Quantization)]
 SHAPES = [
     (),
     (0,),
@@ -41,6 +43,8 @@ SHAPES = [
     (63,),
     (64,),
     (65,),
+    (66,),
+    (67,),
     (7, 43),
     (16, 16),
     (PIECE,),
@@ -84,6 +88,8 @@ def test_a_leaf_of_any_shape_takes_the_bytes_that_were_said_and_comes_back_in_it
     assert (decoded.dtype, decoded.shape) == (np.float32, shape)
     if leaf.size < SMALL:
         np.testing.assert_array_equal(decoded, leaf)
+    elif isinstance(kind, Int2):
+        assert np.linalg.norm(decoded - leaf) < 0.6 * np.linalg.norm(scales_of(kind, leaf))
     elif not isinstance(kind, TopK):
         assert np.linalg.norm(decoded - leaf) < 0.4 * np.linalg.norm(leaf)
 
@@ -97,6 +103,8 @@ def test_a_leaf_of_any_shape_takes_the_bytes_that_were_said_and_comes_back_in_it
         (Int8(block=16), 1000 + 4 * 63),
         (Int4(), 500 + 4 * 4),
         (Int4(rotation=True), 500 + 4 * 4),
+        (Int2(), 250 + 4 * 4),
+        (Int2(block=1024, rotation=True), 250 + 4),
         (TopK(), 4 + 4 * 10),
         (TopK(fraction=0.1), 4 + 4 * 100),
     ],
@@ -144,7 +152,7 @@ def test_no_value_is_larger_than_said(kind, leaf):
         leaf = leaf.clip(-65504, 65504)
     compressed = Compressed(kind, compression.encode(kind, leaf, 1), leaf.shape, 1)
     largest = np.abs(compressed.decoded()).max(initial=0)
-    if not isinstance(kind, Int8 | Int4) or leaf.size < SMALL:
+    if kind not in QUANTIZED or leaf.size < SMALL:
         assert compressed.largest == largest
     else:
         most = max(np.abs(leaf).max(), kind.levels * 2.0**-100) * (kind.levels + 1) / kind.levels
@@ -155,7 +163,7 @@ def test_no_value_is_larger_than_said(kind, leaf):
 @pytest.mark.parametrize("kind", QUANTIZED, ids=repr)
 @pytest.mark.parametrize("scale", [3, 1e-44])
 def test_no_bytes_hold_a_value_larger_than_said(kind, scale):
-    code = 0x80 if isinstance(kind, Int8) else 0x88
+    code = {Int8: 0x80, Int4: 0x88, Int2: 0xAA}[type(kind)]  # the most negative integers
     data = np.full(compression.num_bytes(kind, (256,)), code, np.uint8)
     data.view("<f4")[: 256 // kind.block] = scale
     compressed = Compressed(kind, data, (256,), 1)
@@ -271,10 +279,12 @@ def test_float16_refuses_what_it_cannot_hold():
         compression.encode(Float16(), leaf, 1)
 
 
-# int8 and int4
+# int8, int4 and int2
 
 
-@pytest.mark.parametrize(("kind", "levels"), [(Int8(block=64), 127), (Int4(block=64), 7)], ids=repr)
+@pytest.mark.parametrize(
+    ("kind", "levels"), [(Int8(block=64), 127), (Int4(block=64), 7), (Int2(block=64), 1)], ids=repr
+)
 def test_the_scale_is_the_largest_magnitude_over_the_levels(kind, levels):
     leaf = np.tile(np.arange(64, dtype=np.float32), 3)
     leaf[64:128] *= -2
@@ -307,7 +317,52 @@ def test_the_bytes_of_int4_are_those_of_the_nearest_integers():
     assert data[67] >> 4 == 0  # what nobody reads
 
 
-@pytest.mark.parametrize("kind", [Int8(), Int8(block=16), Int4(), Int4(block=64)], ids=repr)
+def test_the_bytes_of_int2_are_scales_then_four_values_each_a_quarter_of_a_piece_after_the_one_before():
+    data = np.concatenate([np.array([2, 10], "<f4").view(np.uint8), np.zeros(17, np.uint8)])
+    data[8], data[9], data[21] = 0b01_11_00_01, 0b10_00_11_00, 0b01_00_00_00  # of values 0, 1 and 13
+    data[24] = 0b11_01_11_01  # of 16, 33 and 50, and what nobody reads
+    decoded = compression.decode(Int2(block=64), data, (65,), 1)
+    expected = {0: 2, 34: -2, 51: 2, 18: -2, 52: -4, 64: 10, 16: 2, 33: -2, 50: 2}
+    assert {place: decoded[place] for place in np.flatnonzero(decoded)} == expected
+
+
+@pytest.mark.parametrize("size", [64, 65, 66, 67, PIECE, PIECE + 1, PIECE + 6, PIECE + 301])
+def test_the_bytes_of_int2_are_those_of_whole_numbers_and_0_where_nobody_reads(size, monkeypatch):
+    """Rounded to nearest, -1, 0 and 1 are themselves; the pattern has another value in every quarter."""
+
+    def nearest(self, scaled, out):
+        return np.add(scaled, np.float32(128.5), out=out, casting="unsafe")
+
+    def used_before(*arguments):
+        found = empty(*arguments)
+        found.fill(255)
+        return found
+
+    empty = np.empty
+    monkeypatch.setattr(np, "empty", used_before)
+    monkeypatch.setattr(integers.Dither, "rounded", nearest)
+    leaf = np.random.default_rng(size).integers(-1, 2, size).astype(np.float32)
+    data = compression.encode(Int2(block=2**16), leaf, 1)[4 * math.ceil(size / 2**16) :]
+    for begin in range(0, size, PIECE):
+        piece = leaf[begin : begin + PIECE].astype(np.int64)
+        codes = data[begin // 4 : begin // 4 + math.ceil(len(piece) / 4)].astype(np.int64)
+        padded = np.concatenate([piece, np.zeros(4 * len(codes) - len(piece), np.int64)])
+        quarters = padded.reshape(4, -1) & 3
+        np.testing.assert_array_equal(codes, quarters.T @ [1, 4, 16, 64])
+    np.testing.assert_allclose(round_trip(Int2(block=2**16), leaf), leaf, rtol=1e-6)
+
+
+def test_int2_is_minus_a_scale_nothing_or_a_scale():
+    leaf = leaf_of(PIECE + 301)
+    for kind in (Int2(), Int2(block=16)):
+        decoded, s = round_trip(kind, leaf), scales_of(kind, leaf).astype(np.float32)
+        assert set(np.unique(decoded / s)) == {-1, 0, 1}
+        assert (decoded * leaf >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "kind", [Int8(), Int8(block=16), Int4(), Int4(block=64), Int2(), Int2(block=16)], ids=repr
+)
 @given(leaf=LEAVES, seed=st.integers(0, 2**53))
 @thorough
 def test_the_error_of_integers_is_at_most_a_scale(kind, leaf, seed):
@@ -317,7 +372,7 @@ def test_the_error_of_integers_is_at_most_a_scale(kind, leaf, seed):
     assert (errors <= scales_of(kind, leaf, seed) * (1 + 2.0**-15)).all()
 
 
-@pytest.mark.parametrize("kind", [Int8(block=16), Int4(block=16)], ids=repr)
+@pytest.mark.parametrize("kind", [Int8(block=16), Int4(block=16), Int2(block=16)], ids=repr)
 def test_no_rounding_of_float32_carries_the_largest_value_past_the_last_integer(kind, monkeypatch):
     """It would become the most negative one, once in 65536 times."""
 
@@ -351,14 +406,14 @@ def test_decoding_is_right_on_average(kind):
     assert bound.max() < s.max() / 4  # or it would say little
 
 
-@pytest.mark.parametrize("kind", [Int8(), Int4()], ids=repr)
+@pytest.mark.parametrize("kind", [Int8(), Int4(), Int2()], ids=repr)
 def test_the_error_of_a_sum_over_pieces_varies_as_that_of_independent_errors(kind):
     """x / s has the fraction 1/2, so an error's variance is s² / 4, the largest that it can be.
 
     The variance of 300 such sums is that within 0.5, which is 6 standard deviations of (2 / 300)^½.
     """
     leaf = np.full(3 * PIECE, 0.5, np.float32)
-    leaf[:: kind.block] = 127 if isinstance(kind, Int8) else 7
+    leaf[:: kind.block] = kind.levels
     sums = [float((round_trip(kind, leaf, seed) - leaf).sum(dtype=np.float64)) for seed in range(300)]
     assert 0.5 < np.var(sums) / (leaf.size / 4) < 1.5
 
@@ -429,8 +484,8 @@ def test_the_rotation_makes_int4_far_better_where_few_values_are_large():
     assert errors[1] < errors[0] / 2
 
 
-def test_the_largest_values_are_sent_however_they_are_rotated():
-    kind = Int8(rotation=True)
+@pytest.mark.parametrize("kind", QUANTIZED, ids=repr)
+def test_the_largest_values_are_sent_however_they_are_rotated(kind):
     leaf = signs_of(1).astype(np.float32) * np.float32(1e30)  # all of it is in one value when it is rotated
     assert np.abs(round_trip(kind, leaf) - leaf).max() < 1e30 / 127
 
@@ -631,6 +686,7 @@ def parsed(given):
 def test_kinds_are_chosen_by_name():
     assert parsed({"kind": "int8"}) == Int8(block=256, rotation=False)
     assert parsed({"kind": "int4", "block": 64, "rotation": True}) == Int4(block=64, rotation=True)
+    assert parsed({"kind": "int2", "block": 1024}) == Int2(block=1024, rotation=False)
     assert [parsed({"kind": name}) for name in ("bfloat16", "float16")] == [BFloat16(), Float16()]
     assert parsed({"kind": "top-k"}) == TopK(fraction=0.01)
     assert all(one != other for one, other in itertools.combinations(KINDS, 2))
@@ -644,6 +700,7 @@ def test_kinds_are_chosen_by_name():
         ({"kind": "int8", "block": 8}, "expected a power of two from 16 to 65536"),
         ({"kind": "int4", "block": 2**17}, "expected a power of two from 16 to 65536"),
         ({"kind": "int8", "levels": 3}, "Unexpected keyword argument"),
+        ({"kind": "int2", "bits": 3}, "Unexpected keyword argument"),
         ({"kind": "top-k", "fraction": 0}, "greater than 0"),
         ({"kind": "top-k", "fraction": 1.0}, "less than 1"),
         ({"kind": "bfloat16", "block": 256}, "Unexpected keyword argument"),

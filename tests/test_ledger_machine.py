@@ -175,7 +175,9 @@ class Ledgers(RuleBasedStateMachine):
     def delta_that_counts(self, order: str) -> Params:
         """What the coordinator takes of an order's delta."""
         coding = self.coding_of(order)
-        return codec.unpack_tree(codec.pack_tree(delta_of(self.claims[order]), coding), None, coding)
+        return codec.unpack_tree(
+            codec.pack_tree(delta_of(self.claims[order]), coding), None, coding, unpacked=False
+        )
 
     # What sites may do
 

@@ -3,7 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from workers import compression
 from workers import params as trees
+from workers.compression import BFloat16, Compressed, Float16, Int2, Int4, Int8, TopK
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,55 @@ def test_what_may_not_be_written_is_not_written():
     x.flags.writeable = False
     np.testing.assert_array_equal(trees.blockwise(np.negative, x, out=x), [-1, -1, -1])
     np.testing.assert_array_equal(trees.blockwise(np.negative, np.float32(2.0).reshape(())), -2)
+
+
+# Leaves that are still as they were sent
+
+KINDS = [BFloat16(), Float16(), Int8(), Int8(rotation=True), Int4(), Int2(), TopK(fraction=0.1)]
+
+
+def compressed(kind, leaf):
+    return Compressed(kind, compression.encode(kind, leaf, 1), leaf.shape, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+def test_the_norm_of_compressed_leaves_is_that_of_what_decoding_gives(kind):
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(2, 70_001)).astype(np.float32)  # more than a piece
+    tree = {"w": compressed(kind, weight), "b": compressed(kind, weight[0, :3]), "c": weight[0, :500]}
+    plain = {"w": tree["w"].decoded(), "b": weight[0, :3], "c": weight[0, :500]}
+    exact = np.sqrt(sum(np.square(leaf.astype(np.float64)).sum() for leaf in plain.values()))
+    assert trees.norm(tree) == pytest.approx(trees.norm(plain), rel=1e-12) == pytest.approx(exact, rel=1e-12)
+    assert trees.norm({"w": tree["w"]}) == pytest.approx(trees.norm({"w": plain["w"]}), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != Float16()], ids=repr)
+def test_the_norm_of_compressed_leaves_overflows_nowhere(kind):
+    leaf = np.full(256, 1e18, np.float32)
+    decoded = compressed(kind, leaf).decoded().astype(np.float64)
+    assert trees.norm({"w": compressed(kind, leaf)}) == pytest.approx(np.linalg.norm(decoded), rel=1e-12)
+    assert trees.norm({"w": compressed(kind, leaf)}) > 4e18
+
+
+# A code of integers holds one more below than above, which an encoder does not write: it counts, too.
+WITHIN = [(BFloat16(), 1.0), (TopK(), 1.0), (Int8(), 127 / 128), (Int4(), 7 / 8), (Int2(), 1 / 2)]
+
+
+@pytest.mark.parametrize(("kind", "share"), WITHIN, ids=repr)
+@pytest.mark.parametrize("size", [3, 300, 140_000])
+def test_compressed_numbers_up_to_1e18_are_taken_and_a_larger_one_is_found_by_its_leaf(kind, share, size):
+    share = share if size > 3 else 1.0  # a small leaf is as it is
+    found = {}
+    for name, times in (("in", 0.999), ("out", 1.01)):
+        leaf = np.ones(size, np.float32)
+        leaf[-2] = -1e18 * share * times
+        found[name] = compressed(kind, leaf)
+    assert trees.out_of_bounds({"w": found["in"], "b": np.ones(3, np.float32)}) is None
+    assert trees.out_of_bounds({"w": found["in"], "b": found["out"], "c": found["in"]}) == "b"
+    assert trees.out_of_bounds({"w": found["in"], "b": np.float32([2e18])}) == "b"
+
+
+def test_whether_leaves_are_out_of_bounds_is_told_without_unpacking_them(monkeypatch):
+    leaf = compressed(Int8(), np.ones(300, np.float32))
+    monkeypatch.setattr(Int8, "pieces", None)
+    assert trees.out_of_bounds({"w": leaf}) is None

@@ -3,7 +3,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator import experiment as experiment_file
-from workers.compression import BFloat16, Float16, Int4, Int8, TopK
+from workers.compression import BFloat16, Float16, Int2, Int4, Int8, TopK
 from workers.data_settings import TARGET_KINDS, Data
 from workers.errors import ExperimentError
 from workers.metrics import METRICS
@@ -292,6 +292,7 @@ def test_a_users_own_model_is_told_of_how_many_outputs_the_target_needs(classes,
         Traffic(),
         Traffic(up=Int8()),
         Traffic(up=Int4(block=64, rotation=True), down=BFloat16()),
+        Traffic(up=Int2(block=1024, rotation=True), down=Int4()),
         Traffic(up=TopK(fraction=0.05), down=Int8(block=16)),
         Traffic(down=Float16()),
     ],
@@ -311,15 +312,18 @@ def test_nothing_is_compressed_unless_it_is_asked_for():
 def test_a_site_keeps_what_its_top_k_has_left_out_and_nothing_of_any_other_kind():
     kept = [
         experiment_of(compression=Traffic(up=kind)).keeps_own
-        for kind in (BFloat16(), Float16(), Int8(), Int4(), TopK())
+        for kind in (BFloat16(), Float16(), Int8(), Int4(), Int2(), TopK())
     ]
-    assert kept == [False, False, False, False, True]
+    assert kept == [False, False, False, False, False, True]
 
 
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ('up = { kind = "int2" }', "compression.up.kind: expected one of 'bfloat16', 'float16', 'int8', "),
+        (
+            'up = { kind = "int3" }',
+            "compression.up.kind: expected one of 'bfloat16', 'float16', 'int8', 'int4', 'int2', 'top-k'",
+        ),
         ("up = { fraction = 0.1 }", "compression.up.kind: is missing"),
         ('up = "int8"', "compression.up: "),
         ('sideways = { kind = "int8" }', "compression.sideways: is not a field that is known here"),
@@ -332,6 +336,7 @@ def test_a_site_keeps_what_its_top_k_has_left_out_and_nothing_of_any_other_kind(
             "compression.down.block: expected a power of two from 16 to 65536, got 100",
         ),
         ('up = { kind = "int8", block = 8 }', "compression.up.block: expected a power of two from 16 to"),
+        ('up = { kind = "int2", block = 96 }', "compression.up.block: expected a power of two from 16 to"),
         ('up = { kind = "int8", rotation = 2 }', "compression.up.rotation: should be a valid boolean"),
         ('up = { kind = "top-k", fraction = 1.0 }', "compression.up.fraction: should be less than 1, got 1"),
         ('up = { kind = "top-k", fraction = 0.0 }', "compression.up.fraction: should be greater than 0"),

@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from tasks import codec
+from workers import compression
 from workers import params as trees
+from workers.compression import BFloat16, Compressed, Float16, Int2, Int4, Int8, TopK
 from workers.optimizers import Adam, Sgd, Yogi
 from workers.staleness import Constant, Hinge, Polynomial
 from workers.strategies import FedAsync, FedAvg, FedBuff, Server, Update
@@ -441,3 +443,125 @@ def test_folding_into_the_same_arrays_gives_the_same_bits_and_only_then_changes_
     path = "weight" if isinstance(strategy, FedAsync) else "sum/weight"
     one, other = ({**server.params, **server.memory}[path] for server in (before, reused))
     assert one is other
+
+
+# Deltas that are folded in as they were sent
+
+KINDS = [BFloat16(), Float16(), Int8(), Int8(rotation=True), Int4(block=16), Int2(), TopK(fraction=0.1)]
+
+
+def compressed(kind, tree):
+    """As the coordinator has it: each leaf with its own seed, small ones as they are."""
+    return {
+        path: Compressed(kind, compression.encode(kind, leaf, seed), leaf.shape, seed)
+        for seed, (path, leaf) in enumerate(tree.items())
+    }
+
+
+def decoded(tree):
+    return {path: leaf.decoded() for path, leaf in tree.items()}
+
+
+def normal(*shape, seed):
+    """A leaf of this shape, which is compressed if it has 64 values, and a small one."""
+    rng = np.random.default_rng(seed)
+    weight, bias = rng.normal(size=shape), rng.normal(size=3)
+    return {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
+
+
+def assert_close(one, other):
+    """Within a few roundings of numbers of about 1."""
+    assert list(one) == list(other)
+    for path, leaf in one.items():
+        assert (leaf.shape, leaf.dtype) == (other[path].shape, other[path].dtype)
+        np.testing.assert_allclose(leaf, other[path], rtol=4e-6, atol=4e-6, err_msg=path)
+
+
+def read_only(tree):
+    for leaf in tree.values():
+        leaf.flags.writeable = False
+    return tree
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+@pytest.mark.parametrize("strategy", EVERY_STRATEGY)
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_compressed_delta_counts_as_what_decoding_gives(strategy, kind, reuse):
+    sent = [compressed(kind, normal(3, 100, seed=number)) for number in range(7)]
+    models = []
+    for deltas in ([decoded(delta) for delta in sent], sent):
+        server = server_of(strategy, read_only(normal(3, 100, seed=10)))
+        for number, delta in enumerate(deltas):
+            base = normal(3, 100, seed=10 + number)
+            update = Update(delta=delta, base=base, num_examples=number + 1, staleness=number % 3)
+            server = strategy.fold(server, update, reuse=reuse)
+            server = strategy.close(server, 0 if number % 3 == 2 else 1, 1, reuse=reuse)
+        models.append(server)
+    assert models[1].version == models[0].version >= 2
+    assert_close(models[1].params, models[0].params)
+    assert_close(models[1].memory, models[0].memory)
+    # And by the delta, not only by what else is mixed in.
+    assert not np.allclose(models[1].params["weight"], normal(3, 100, seed=10)["weight"], atol=1e-2)
+
+
+@pytest.mark.parametrize("strategy", EVERY_STRATEGY)
+def test_of_a_fresh_update_the_base_may_be_the_model_that_is_overwritten(strategy):
+    delta = compressed(Int8(), normal(3, 100, seed=1))
+    folded = []
+    for reuse in (False, True):
+        params = normal(3, 100, seed=0)
+        update = Update(delta=delta, base=params, num_examples=5, staleness=0)
+        folded.append(strategy.fold(server_of(strategy, params), update, reuse=reuse))
+    assert_same_bits(folded[1].params, folded[0].params)
+    assert_same_bits(folded[1].memory, folded[0].memory)
+
+
+@pytest.mark.parametrize("strategy", EVERY_STRATEGY)
+@pytest.mark.parametrize("kind", [Int4(), TopK()], ids=repr)
+def test_what_may_not_be_changed_is_as_it_was_after_a_compressed_delta(strategy, kind):
+    """Without `reuse` nothing may; with it, no array that somebody else has, and no blank sum."""
+    deltas = [compressed(kind, normal(2, trees.BLOCK, seed=number)) for number in range(2)]
+    base = read_only(normal(2, trees.BLOCK, seed=3))
+    for reuse in (False, True):
+        server = server_of(strategy, normal(2, trees.BLOCK, seed=2))
+        for delta in deltas:
+            if reuse:
+                server = Server(
+                    params=read_only(dict(server.params)), version=0, memory=read_only(dict(server.memory))
+                )
+            before = copy.deepcopy((server, decoded(delta)))
+            update = Update(delta=delta, base=base, num_examples=2, staleness=1)
+            after = strategy.fold(server, update, reuse=reuse)
+            assert_same_bits(server.params, before[0].params)
+            assert_same_bits(server.memory, before[0].memory)
+            assert_same_bits(decoded(delta), before[1])
+            server = after
+        assert_same_bits(base, normal(2, trees.BLOCK, seed=3))
+
+
+@pytest.mark.parametrize("strategy", [FedAsync(), FedBuff(buffer_size=9), FedAvg()], ids=repr)
+def test_a_compressed_delta_is_added_to_arrays_that_nobody_else_has(strategy):
+    path = "weight" if isinstance(strategy, FedAsync) else "sum/weight"
+    server, found = server_of(strategy, read_only(normal(3, 100, seed=0))), []
+    for number in range(3):
+        delta, base = compressed(Int8(), normal(3, 100, seed=number)), normal(3, 100, seed=5)
+        update = Update(delta=delta, base=base, num_examples=1, staleness=1)
+        server = strategy.fold(server, update, reuse=True)
+        found.append({**server.params, **server.memory}[path])
+    assert found[0] is found[1] is found[2]
+
+
+@pytest.mark.parametrize("kind", [BFloat16(), Int8(), Int2(), Int8(rotation=True), TopK()], ids=repr)
+@pytest.mark.parametrize("strategy", [FedAsync(), FedBuff(buffer_size=9), FedAvg()], ids=repr)
+def test_of_huge_deltas_and_the_most_examples_the_sums_are_finite(strategy, kind):
+    delta = compressed(kind, {"weight": np.tile(np.float32([1e16, -6e15]), (300, 1))})
+    assert trees.out_of_bounds(delta) is None
+    update = Update(
+        delta=delta, base={"weight": np.zeros((300, 2), np.float32)}, num_examples=2**53, staleness=0
+    )
+    server = server_of(strategy, {"weight": np.zeros((300, 2), np.float32)})
+    for _ in range(3):
+        server = strategy.fold(server, update, reuse=True)
+    arrays = {**server.params, **server.memory}
+    assert all(np.isfinite(leaf).all() for leaf in arrays.values())
+    assert max(np.abs(leaf).max() for leaf in arrays.values()) > 1e15

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tasks import codec, values
+from tasks.codec import Parts
 from workers.errors import MalformedMessage
 
 KEY = "fedelta:{trial}:model:3"
@@ -24,6 +25,9 @@ class Seen:
         answer = self.client.getrange(key, first, last)
         self.num_bytes += len(answer)
         return answer
+
+    def hget(self, key, field):
+        return self.client.hget(key, field)
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +122,7 @@ def test_the_same_numbers_written_again_are_something_else(client, memory):
 
 def test_what_was_written_is_remembered_and_what_was_deleted_is_not(client, memory):
     client.set(KEY, stored := codec.encode_tree(TREE))
-    memory.update({KEY: stored}, [])
+    memory.update({KEY: Parts(stored)}, [])
     seen = Seen(client)
     assert_same(memory.tree(seen, KEY, decode)[0], TREE)
     assert seen.num_bytes == codec.PREFIX
@@ -127,7 +131,7 @@ def test_what_was_written_is_remembered_and_what_was_deleted_is_not(client, memo
     assert seen.num_bytes > len(stored)
 
 
-def test_no_more_is_remembered_than_may_be_and_the_last_in_any_case(client):
+def test_no_more_is_remembered_than_may_be_and_of_what_is_too_large_the_last_if_it_is_kept(client):
     memory = values.Memory(max_bytes=2_500_000)
     for number in range(3):
         client.set(f"{KEY}{number}", codec.encode_tree(TREE))
@@ -138,15 +142,17 @@ def test_no_more_is_remembered_than_may_be_and_the_last_in_any_case(client):
         memory.tree(seen, f"{KEY}{number}", decode)
         read[number] = seen.num_bytes > codec.PREFIX
     assert read == {2: False, 1: False, 0: True}
-    tight = values.Memory(max_bytes=10)
-    tight.tree(client, f"{KEY}0", decode)
-    tight.tree(seen := Seen(client), f"{KEY}0", decode)
-    assert seen.num_bytes == codec.PREFIX
+    for keeps_last in (True, False):
+        tight = values.Memory(max_bytes=10, keeps_last=keeps_last)
+        tree, _ = tight.tree(client, f"{KEY}0", decode)
+        tight.tree(seen := Seen(client), f"{KEY}0", decode)
+        assert (seen.num_bytes == codec.PREFIX) == keeps_last
+        assert tree["weight"].flags.writeable == (not keeps_last)
 
 
 def test_small_trees_are_read_each_time(client, memory):
     client.set(KEY, stored := codec.encode_tree(SMALL))
-    memory.update({KEY: stored}, [])
+    memory.update({KEY: Parts(stored)}, [])
     for _ in range(2):
         seen = Seen(client)
         assert_same(memory.tree(seen, KEY, decode)[0], SMALL)
@@ -156,10 +162,52 @@ def test_small_trees_are_read_each_time(client, memory):
 def test_nobody_can_change_what_is_remembered(client, memory):
     client.set(KEY, stored := codec.encode_tree(TREE))
     read, _ = memory.tree(client, KEY, decode)
-    memory.update({KEY: stored}, [])
+    memory.update({KEY: Parts(stored)}, [])
     written, _ = memory.tree(client, KEY, decode)
     for tree in (read, written):
         assert not any(leaf.flags.writeable for leaf in tree.values())
+
+
+def test_nobody_can_change_what_is_remembered_of_a_value_that_is_decoded_into_arrays_of_its_own(
+    client, memory
+):
+    client.set(KEY, codec.encode_tree(TREE))
+    read, _ = memory.tree(
+        client, KEY, lambda value: {path: leaf.copy() for path, leaf in decode(value).items()}
+    )
+    assert not any(leaf.flags.writeable for leaf in read.values())
+
+
+def test_what_is_taken_is_the_takers_to_change_and_remembered_no_more(client, memory):
+    client.set(KEY, stored := codec.encode_tree(TREE))
+    memory.update({KEY: Parts(stored)}, [])
+    for num_bytes in (codec.PREFIX, len(stored) + codec.PREFIX):
+        taken = memory.take(seen := Seen(client), KEY, decode)
+        assert_same(taken, TREE)
+        assert seen.num_bytes == num_bytes
+        for leaf in taken.values():
+            leaf[...] = -1.0
+    assert_same(memory.tree(client, KEY, decode)[0], TREE)
+    assert memory.take(client, "elsewhere", decode) is None
+
+
+def test_what_others_have_read_is_not_changed_by_whoever_takes_it(client, memory):
+    client.set(KEY, codec.encode_tree(TREE))
+    shared, _ = memory.tree(client, KEY, decode)
+    assert not any(leaf.flags.writeable for leaf in memory.take(client, KEY, decode).values())
+    client.set(KEY, codec.encode_tree(SMALL))
+    assert_same(memory.take(client, KEY, decode), SMALL)
+    assert_same(shared, TREE)
+
+
+def test_of_two_that_are_too_large_for_it_one_is_let_go_of_before_the_next_is_read(client):
+    memory = values.Memory(max_bytes=10, keeps_last=True)
+    for number in (0, 1):
+        client.set(f"{KEY}{number}", codec.encode_tree(TREE))
+    held = []
+    memory.tree(client, f"{KEY}0", decode)
+    memory.tree(Seen(client, lambda _: held.append(len(memory._kept))), f"{KEY}1", decode)
+    assert set(held) == {0} and len(memory._kept) == 1
 
 
 def test_threads_that_want_the_same_read_it_once(client, memory):

@@ -5,12 +5,15 @@ wire format, aggregation, the saved file) names a leaf in the same way and nobod
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
-# A NumPy or a JAX array: whatever answers `__array_namespace__` (the array API standard).
+from workers.compression import Compressed
+
+# A NumPy or a JAX array: whatever answers `__array_namespace__` (the array API standard). In a delta that the
+# coordinator folds in also a `Compressed`.
 Array: TypeAlias = Any
 Params: TypeAlias = dict[str, Array]
 
@@ -31,7 +34,21 @@ def out_of_bounds(params: Mapping[str, Array]) -> str | None:
 
 def norm(params: Mapping[str, Array]) -> float:
     """The L2 norm over all leaves together, of numbers up to `MAX_ABSOLUTE`: their squares are float64's."""
-    return math.sqrt(sum(float(np.square(leaf, dtype=np.float64).sum()) for leaf in params.values()))
+    return math.sqrt(sum(map(_sum_of_squares, params.values())))
+
+
+def blank(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Zeros that take no memory, and that nobody can write to.
+
+    Raises:
+        ValueError: NumPy has no array of that shape.
+    """
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def is_blank(leaf: np.ndarray) -> bool:
+    """Whether it is several zeros that take no memory."""
+    return leaf.size > 1 and not any(leaf.strides) and not leaf.flat[0]
 
 
 def under(prefix: str, params: Mapping[str, Array]) -> Params:
@@ -52,7 +69,7 @@ def blockwise(
 
     What comes in between stays in the processor's cache: 10 million numbers take a third of the time.
     """
-    out = np.empty_like(first) if out is None or not out.flags.writeable else out
+    out = np.empty(first.shape, first.dtype) if out is None or not out.flags.writeable else out
     if first.size <= BLOCK:
         out[...] = function(first, *others)
         return out
@@ -63,10 +80,23 @@ def blockwise(
     return out
 
 
-def _is_within(leaf: np.ndarray) -> bool:
+def _blocks(leaf: np.ndarray) -> Iterator[np.ndarray]:
+    flat = leaf.reshape(-1)
+    return (flat[begin : begin + BLOCK] for begin in range(0, flat.size, BLOCK))
+
+
+def _sum_of_squares(leaf: np.ndarray | Compressed) -> float:
+    if isinstance(leaf, Compressed):
+        return leaf.sum_of_squares()
+    return sum(float(np.square(block, dtype=np.float64).sum()) for block in _blocks(leaf))
+
+
+def _is_within(leaf: np.ndarray | Compressed) -> bool:
     """Whether all numbers are up to `MAX_ABSOLUTE`; of most, their sum of squares says so at once."""
+    if isinstance(leaf, Compressed):
+        return leaf.largest <= MAX_ABSOLUTE
     flat = leaf.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         if flat.dtype == np.float32 and np.dot(flat, flat) <= MAX_ABSOLUTE**2:
             return True
-    return bool((np.abs(flat) <= MAX_ABSOLUTE).all())
+    return all(bool((np.abs(block) <= MAX_ABSOLUTE).all()) for block in _blocks(leaf))

@@ -9,8 +9,10 @@ most experiments never need it there.
 import importlib
 from typing import Any
 
+import numpy as np
+
 from workers.optimizers import Optimizer, Sgd
-from workers.params import Params
+from workers.params import Array, Params, blockwise
 
 
 def init(optimizer: Optimizer, params: Params) -> Params:
@@ -19,15 +21,22 @@ def init(optimizer: Optimizer, params: Params) -> Params:
     return state
 
 
-def step(optimizer: Optimizer, params: Params, state: Params, mean_delta: Params) -> tuple[Params, Params]:
-    """One step: the new parameters and the new state."""
+def step(
+    optimizer: Optimizer, params: Params, state: Params, mean_delta: Params, *, reuse: bool = False
+) -> tuple[Params, Params]:
+    """One step: the new parameters and the new state; `reuse`, as of a strategy's `fold`, the parameters."""
     if _is_plain(optimizer):
         rate = optimizer.learning_rate
+
+        def stepped(x: np.ndarray, mean: np.ndarray) -> Array:
+            return x + rate * mean
+
         return {
-            path: (leaf + rate * mean_delta[path]).astype(leaf.dtype) for path, leaf in params.items()
+            path: blockwise(stepped, leaf, mean_delta[path], out=leaf if reuse else None)
+            for path, leaf in params.items()
         }, {}
-    stepped: tuple[Params, Params] = _optax().step(optimizer, params, state, mean_delta)
-    return stepped
+    found: tuple[Params, Params] = _optax().step(optimizer, params, state, mean_delta)
+    return found
 
 
 def _is_plain(optimizer: Optimizer) -> bool:

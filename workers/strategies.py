@@ -15,8 +15,9 @@ import numpy as np
 from pydantic import Field, Strict
 
 from workers import server_optimizer
+from workers.compression import Compressed
 from workers.optimizers import Optimizer, Sgd
-from workers.params import Array, Params, below, blockwise, under
+from workers.params import Array, Params, below, blank, blockwise, under
 from workers.settings import NonNegativeInt, PositiveFloat, PositiveInt, settings
 from workers.staleness import Polynomial, Staleness
 
@@ -63,7 +64,8 @@ class Rules(Protocol):
     def fold(self, server: Server, update: Update, *, reuse: bool = False) -> Server:
         """The server after it took in one update.
 
-        `reuse`: nobody needs the server as it was any more, so its arrays may become those of the new one.
+        `reuse`: nobody needs the server as it was any more, so its arrays become those of the new one, unless
+        they cannot be written to, because somebody else does.
         """
         ...
 
@@ -71,10 +73,10 @@ class Rules(Protocol):
         """Of how many of the experiment's sites an update is needed for a version."""
         ...
 
-    def close(self, server: Server, num_outstanding: int, num_sites: int) -> Server:
+    def close(self, server: Server, num_outstanding: int, num_sites: int, *, reuse: bool = False) -> Server:
         """The server after its step, or as it was if that is not due.
 
-        `num_outstanding` of the experiment's `num_sites` still have an unfinished order.
+        `num_outstanding` of the experiment's `num_sites` still have an unfinished order. `reuse`: see `fold`.
         """
         ...
 
@@ -109,17 +111,24 @@ class FedAsync:
         def mixed(x: np.ndarray, base: np.ndarray, delta: np.ndarray) -> Array:
             return (1 - w) * x + w * (base + delta)
 
-        params = {
-            path: blockwise(mixed, x, update.base[path], update.delta[path], out=x if reuse else None)
-            for path, x in server.params.items()
-        }
+        def drawn(x: np.ndarray, base: np.ndarray) -> Array:
+            return (1 - w) * x + w * base
+
+        params = {}
+        for path, x in server.params.items():
+            base, delta, out = update.base[path], update.delta[path], x if reuse else None
+            if isinstance(delta, Compressed):
+                params[path] = blockwise(drawn, x, base, out=out)
+                delta.add_to(params[path], self.weight(update))
+            else:
+                params[path] = blockwise(mixed, x, base, delta, out=out)
         return dataclasses.replace(server, params=params, version=server.version + 1)
 
     def needed(self, num_sites: int) -> int:
         """Any site alone."""
         return 1
 
-    def close(self, server: Server, num_outstanding: int, num_sites: int) -> Server:
+    def close(self, server: Server, num_outstanding: int, num_sites: int, *, reuse: bool = False) -> Server:
         """Nothing is left to do: `fold` made the version."""
         return server
 
@@ -160,10 +169,10 @@ class FedBuff:
         """Any site alone can fill the buffer."""
         return 1
 
-    def close(self, server: Server, num_outstanding: int, num_sites: int) -> Server:
+    def close(self, server: Server, num_outstanding: int, num_sites: int, *, reuse: bool = False) -> Server:
         """The server step, once K updates are in the buffer."""
         is_due = server.memory["count"] >= self.buffer_size
-        return _step(server, self.server_optimizer) if is_due else server
+        return _step(server, self.server_optimizer, reuse=reuse) if is_due else server
 
 
 @settings
@@ -200,10 +209,10 @@ class FedAvg:
         """The quorum."""
         return math.ceil(self.quorum * num_sites - 1e-9)  # 0.28 of 25 are 7, whatever a float says
 
-    def close(self, server: Server, num_outstanding: int, num_sites: int) -> Server:
+    def close(self, server: Server, num_outstanding: int, num_sites: int, *, reuse: bool = False) -> Server:
         """The server step, once no site is outstanding any more and a quorum has answered."""
         is_due = num_outstanding == 0 and server.memory["count"] >= self.needed(num_sites)
-        return _step(server, self.server_optimizer) if is_due else server
+        return _step(server, self.server_optimizer, reuse=reuse) if is_due else server
 
 
 Strategy: TypeAlias = Annotated[FedAsync | FedBuff | FedAvg, Field(discriminator="kind")]
@@ -215,7 +224,7 @@ def _share(weighting: Weighting, update: Update) -> float:
 
 def _empty_sum(params: Params) -> Params:
     """Nothing yet: the sum of w_i delta_i, the divisor that makes it a mean, the number of updates in it."""
-    zeros = {path: np.zeros_like(leaf) for path, leaf in params.items()}
+    zeros = {path: blank(leaf.shape, leaf.dtype) for path, leaf in params.items()}
     return under("sum", zeros) | {"divisor": np.zeros((), np.float64), "count": np.zeros((), np.int64)}
 
 
@@ -228,15 +237,27 @@ def _add(server: Server, update: Update, *, weight: float, share: float, reuse: 
     memory = dict(server.memory)
     for path, delta in update.delta.items():
         total = memory[f"sum/{path}"]
-        memory[f"sum/{path}"] = blockwise(added, total, delta, out=total if reuse else None)
+        if isinstance(delta, Compressed):
+            total = total if reuse and total.flags.writeable else np.array(total, order="C")
+            delta.add_to(total, weight)
+            memory[f"sum/{path}"] = total
+        else:
+            memory[f"sum/{path}"] = blockwise(added, total, delta, out=total if reuse else None)
     memory["divisor"] = np.asarray(memory["divisor"] + share)
     memory["count"] = np.asarray(memory["count"] + 1)
     return dataclasses.replace(server, memory=memory)
 
 
-def _step(server: Server, optimizer: Optimizer) -> Server:
+def _step(server: Server, optimizer: Optimizer, *, reuse: bool) -> Server:
     divisor = np.float32(server.memory["divisor"])
-    mean = {path: leaf / divisor for path, leaf in below("sum", server.memory).items()}
-    params, state = server_optimizer.step(optimizer, server.params, below("optimizer", server.memory), mean)
+
+    def divided(total: np.ndarray) -> Array:
+        can_hold_it = reuse and total.flags.writeable and total.dtype.kind == "f"
+        return np.divide(total, divisor, out=total if can_hold_it else None)
+
+    mean = {path: divided(total) for path, total in below("sum", server.memory).items()}
+    params, state = server_optimizer.step(
+        optimizer, server.params, below("optimizer", server.memory), mean, reuse=reuse
+    )
     memory = _empty_sum(params) | under("optimizer", state)
     return Server(params=params, version=server.version + 1, memory=memory)

@@ -5,7 +5,7 @@
     python -m benchmarks.learning.medmnist   BreastMNIST and PneumoniaMNIST over 8 hospitals
     python -m benchmarks.learning.stroke     the hospitals of the International Stroke Trial
     python -m benchmarks.learning.straggler  time to the same AUROC, with one hospital ten times slower
-    python -m benchmarks.learning.compressed  fewer bytes, and what they cost (seeds 42 to 44)
+    python -m benchmarks.learning.compressed  fewer bytes, and what they cost
 
 Every run is a real one (`fedelta run`: Redis, coordinator, worker), with seeds 42 to 46. A command writes its
 section of docs/results.md. FEDELTA_DATA_DIR says where the data sets are (`fedelta data list`).

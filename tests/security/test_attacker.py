@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import redis
 from pydantic import TypeAdapter, ValidationError
@@ -16,12 +17,14 @@ from redis.exceptions import AuthenticationError, ExecAbortError, NoPermissionEr
 from redis.retry import Retry
 
 from orchestrator import access, children
-from tasks import aggregate, keys, progress
+from tasks import aggregate, codec, keys, progress, snapshot, values
 from tasks.app import COORDINATOR_QUEUE, site_queue
 from tasks.bell import Call
 from tasks.dispatch import follow
+from tasks.ledger import Ledger
+from tasks.messages import Submission
 from tasks.site_ledger import SiteLedger
-from tests.conftest import constant, submit
+from tests.conftest import constant, make_spec, submit
 from tests.machine import wait_until
 from tests.security.conftest import SITES, TESTER, acting_as, begin
 from tests.security.trial import (
@@ -63,21 +66,23 @@ TRANSACTION = {"multi", "exec", "unwatch"}
 SITE_MAY = {
     MINE["order"]: {"get", "mget", "watch"},
     MINE["lease"]: {"get", "mget", "watch", "set", "del"},
-    MINE["delta"]: {"exists", "set"},
+    MINE["delta"]: {"exists", "set", "persist"},
+    MINE["unfinished"]: {"hset", "expire", "hstrlen", "watch", "del", "rename"},
     MINE["evaluations"]: {"xadd"},
     MINE["announcement"]: {"set"},
     MINE["queue"]: {"brpop", "llen", "lpush"},
     MINE["bell"]: {"publish"},
     SHARED["spec"]: {"get"},
-    SHARED["model"]: {"getrange"},
+    SHARED["model"]: {"getrange", "hget"},
     SHARED["inbox"]: {"rpush"},
 }
 SITE_MAY_ANYWHERE = {*ALWAYS, *TRANSACTION, "ping", "time"}
 
 LEDGER = [place for place in PLACES if place.startswith("fedelta:")]  # channels, too, were they keys
 QUEUES = [COORDINATOR_QUEUE, *map(site_queue, SITES)]
-READ = {"get", "mget", "getrange", "exists", "hgetall", "smembers", "lrange", "llen", "xrange", "xrevrange"}
-WRITE = {"set", "del", "hset", "sadd", "srem", "xadd", "watch"}
+LOOK = {"get", "mget", "getrange", "exists", "hgetall", "smembers", "xrevrange"}
+READ = {*LOOK, "hget", "lrange", "llen", "xrange"}
+WRITE = {"set", "del", "hset", "hstrlen", "expire", "rename", "persist", "sadd", "srem", "xadd", "watch"}
 DRAIN = {"strlen", "sismember", "rpush", "ltrim"}
 
 
@@ -221,6 +226,29 @@ def test_a_hospitals_own_work_is_allowed(trial, coordinator):
     assert trial.connect(access.ADMIN).acl_log() == []
 
 
+def test_a_hospitals_work_with_a_large_model_is_allowed_and_the_centres_own(trial, coordinator, monkeypatch):
+    monkeypatch.setattr(values, "LARGE", 100_000)
+    monkeypatch.setattr(values, "PIECE", 10_000)
+    params = {path: np.full((200, 200), value, np.float32) for path, value in (("weight", 1), ("bias", 0))}
+    spec = make_spec(name="large", sites=list(SITES))
+    assert Ledger(trial.connect(access.OPERATOR)).create("large", spec, params)
+    own = SiteLedger(trial.connect(ATTACKER))
+    taken = own.take("large", "a/1", "worker")
+    model, _ = own.model(spec.experiment, 0, params)
+    delta = codec.pack_tree({path: leaf + 1 for path, leaf in model.items()})
+    answer = Submission(order="a/1", issued=taken.order.issued, delta=delta, num_examples=1)
+    assert own.submit("large", taken.lease, answer)
+    delta_key = keys.delta("large", "a")
+    assert trial.connect(TESTER).type(delta_key) == b"hash" and trial.connect(TESTER).ttl(delta_key) == -1
+    aggregate.aggregate("large")
+    head = progress.read(coordinator, "large").head
+    assert (head.version, head.refused) == (1, 0)
+    assert progress.model(trial.connect(access.OPERATOR), "large", 1)["bias"].min() > 0
+    assert snapshot.take(trial.connect(access.OPERATOR), "large").state.head.version == 1
+    assert not trial.connect(TESTER).keys("fedelta:{large}:new:*")
+    assert trial.connect(access.ADMIN).acl_log() == []
+
+
 # --- the rules, exactly ------------------------------------------------------------------------------------
 
 
@@ -297,7 +325,7 @@ def test_exactly_what_flower_may_do(trial):
     shown = [keys.EXPERIMENTS, keys.COORDINATOR, SHARED["spec"], *in_trial]
     shown += [belongings(site)[kind] for site in SITES for kind in ("announcement", "lease")]
     by_place = {
-        **dict.fromkeys(shown, READ - {"lrange", "llen", "xrange"}),
+        **dict.fromkeys(shown, LOOK),
         **dict.fromkeys(QUEUES, {"llen"}),
         **dict.fromkeys([keys.bell("*"), keys.WORK], {"psubscribe"}),
     }

@@ -30,6 +30,7 @@ def belongings(site):
     in_trial = {
         kind: getattr(keys, kind)("trial", site) for kind in ("order", "lease", "delta", "evaluations")
     }
+    in_trial["unfinished"] = keys.unfinished(in_trial["delta"], "0")
     return {**in_trial, "announcement": keys.site(site), "queue": site_queue(site), "bell": keys.bell(site)}
 
 

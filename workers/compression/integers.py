@@ -29,7 +29,7 @@ Block = Annotated[PositiveInt, AfterValidator(_power_of_two)]
 
 @settings
 class Quantization:
-    """What int8 and int4 share: for each block of values a float32 scale s = max |x| / levels, then integers.
+    """What the integers share: for each block of values a float32 scale s = max |x| / levels, then integers.
 
     An integer is q = floor(x / s + u) with u uniform on [0, 1), in steps of 2^-16. So E[s q] = x within
     2^-15 s, |s q - x| <= s (1 + 2^-15), and the variance, s² f (1 - f) for a fraction f of x / s, is at most
@@ -84,12 +84,11 @@ class Quantization:
         """
         scales, _ = self._parts(data, num_values)
         growth = GROWTH if self.rotation else 1
-        is_right = (scales >= 0) & (scales <= growth * LARGEST)
+        most = growth * MARGIN * LARGEST
+        is_right = (scales >= 0) & (scales <= most)
         if not is_right.all():
             wrong = int(np.argmin(is_right))
-            raise ValueError(
-                f"scale of block {wrong}: expected 0 to {growth * LARGEST:g}, got {scales[wrong]}"
-            )
+            raise ValueError(f"scale of block {wrong}: expected 0 to {most:g}, got {scales[wrong]}")
         return float(scales.max()) * (self.levels + 1) * growth
 
     def pieces(
@@ -168,30 +167,52 @@ class Int8(Quantization):
         out[...] = codes.view(np.int8)
 
 
-@settings
-class Int4(Quantization):
-    """Half a byte for each value and four for each block: about an eighth of the bytes (see `Quantization`).
+class _Packed(Quantization):
+    """Several values to a byte.
 
-    Of a piece of 131,072 values, or of what is left at the leaf's end, the first half is in the lower halves
-    of the bytes and the second in the upper halves, so that neighbours are packed and unpacked at once.
+    Of a piece of 131,072 values, or of what is left at the leaf's end, the first half (or quarter) is in the
+    lowest bits of the bytes, the next in those above, so that neighbours are packed and unpacked at once. An
+    integer is written as its lowest bits, in two's complement.
     """
+
+    bits: ClassVar[int]
+
+    def _num_code_bytes(self, num_values: int) -> int:
+        return -(-num_values * self.bits // 8)
+
+    def _pack(self, integers: np.ndarray, out: np.ndarray) -> None:
+        out[...] = 0
+        for begin in reversed(range(0, len(integers), len(out))):
+            part = integers[begin : begin + len(out)]
+            out <<= self.bits
+            out[: len(part)] |= part & (2**self.bits - 1)
+
+    def _unpack(self, codes: np.ndarray, out: np.ndarray) -> None:
+        for number, begin in enumerate(range(0, len(out), len(codes))):
+            part = out[begin : begin + len(codes)]
+            above = 8 - self.bits * (number + 1)
+            part[...] = (codes[: len(part)] << above).view(np.int8) >> (8 - self.bits)
+
+
+@settings
+class Int4(_Packed):
+    """Half a byte for each value, four for each block: about an eighth of the bytes (see `Quantization`)."""
 
     kind: Literal["int4"] = "int4"
     levels: ClassVar[int] = 7
+    bits: ClassVar[int] = 4
 
-    def _num_code_bytes(self, num_values: int) -> int:
-        return -(-num_values // 2)
 
-    def _pack(self, integers: np.ndarray, out: np.ndarray) -> None:
-        lower, upper = integers[: len(out)], integers[len(out) :]
-        out[-1] = 0
-        np.multiply(upper, 16, out=out[: len(upper)])
-        out |= lower & 0x0F
+@settings
+class Int2(_Packed):
+    """Two bits for each value and four bytes for each block: -s, 0 or s (see `Quantization`).
 
-    def _unpack(self, codes: np.ndarray, out: np.ndarray) -> None:
-        lower, upper = out[: len(codes)], out[len(codes) :]
-        lower[...] = (codes * 16).view(np.int8) >> 4
-        upper[...] = codes[: len(upper)].view(np.int8) >> 4
+    Ternary, as in Wen et al. 2017 (TernGrad, arXiv 1705.07878), here with a scale for each block.
+    """
+
+    kind: Literal["int2"] = "int2"
+    levels: ClassVar[int] = 1
+    bits: ClassVar[int] = 2
 
 
 class Dither:

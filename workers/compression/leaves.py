@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
@@ -44,8 +44,9 @@ def decode(compression: Compression, data: Data, shape: Shape, seed: int) -> np.
 class Compressed:
     """A leaf as bytes that anybody may have written: checked, and unpacked only as it is used."""
 
+    dtype: ClassVar[np.dtype[np.float32]] = np.dtype(np.float32)
     shape: Shape
-    largest: float  # a magnitude that none of its values exceeds; of int8 and int4 not the least such
+    largest: float  # a magnitude that none of its values exceeds; of integers not the least such
 
     def __init__(self, compression: Compression, data: Data, shape: Shape, seed: int) -> None:
         """Check the bytes, which it does not copy.
