@@ -148,12 +148,14 @@ class Turn:
     def evaluations(self) -> dict[str, EvaluationRow]:
         """By site, its score of the version that the sites are asked for, where it has come.
 
+        A site scores two versions at once where the second is the last, so that one may not be its newest row.
+
         Redis has no command that reads a row in part, so a row can be as large as Redis lets a site write it
         (`proto-max-bulk-len`); the same is true of the inbox. What is too large is not decoded.
         """
         with self._redis.pipeline(transaction=False) as reads:
             for site in self.state.active:
-                reads.xrevrange(keys.evaluations(self._name, site), count=1)
+                reads.xrevrange(keys.evaluations(self._name, site), count=2)
             streams = zip(self.state.active, reads.execute(), strict=True)
         found = {}
         for site, entries in streams:

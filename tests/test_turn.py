@@ -179,3 +179,13 @@ def test_a_model_that_another_coordinator_has_done_away_with_is_a_conflict_and_o
     begun.delete(keys.model("trial", 3))
     with turn(begun) as found, pytest.raises(NotFound, match="has lost fedelta:{trial}:model:3"):
         found.server()
+
+
+def test_a_score_counts_though_the_site_has_scored_an_older_version_after_it(begun):
+    for version in (0, 7, 6):
+        SiteLedger(begun).put_evaluation("trial", "a", version, 10, {"mse": float(version)})
+    with turn(begun) as found:
+        found.state = dataclasses.replace(
+            found.state, head=dataclasses.replace(found.state.head, evaluating=7)
+        )
+        assert found.evaluations()["a"].metrics == {"mse": 7.0}
