@@ -19,7 +19,7 @@ from tasks.ledger import Ledger
 from tasks.messages import EvaluationRow, Event, HistoryRow, MetricsRow
 from tasks.progress import PAGE
 from tasks.site_ledger import MAX_EVALUATIONS
-from tasks.state import Head, SiteRecord, State
+from tasks.state import Head, Phase, SiteRecord, State
 from tasks.turn import MAX_EVENTS
 from workers.errors import MalformedMessage, NotFound
 from workers.spec import Experiment, Spec
@@ -89,8 +89,8 @@ def take(client: redis.Redis, name: str, reason: str = "exported while it ran") 
     """
     spec = Ledger(client).spec(name)
     while True:
-        version = messages.from_hash(Head, client.hgetall(keys.head(name))).version
-        if found := _read(client, spec, version, reason):
+        head = messages.from_hash(Head, client.hgetall(keys.head(name)))
+        if found := _read(client, spec, head.version, head.phase, reason):
             return found
 
 
@@ -131,13 +131,13 @@ def put(client: redis.Redis, snapshot: Snapshot) -> bool:
     return True
 
 
-def _read(client: redis.Redis, spec: Spec, version: int, reason: str) -> Snapshot | None:
+def _read(client: redis.Redis, spec: Spec, version: int, phase: Phase, reason: str) -> Snapshot | None:
     """What the experiment is in one moment; None if somebody commits meanwhile, or its version is another.
 
     To be too late again and again, one would have to be slower than a turn, which reads and writes models.
     """
     name, found = spec.experiment.name, streams(spec.experiment)
-    model = values.read(client, keys.model(name, version))  # which stays as it is
+    model = values.read(client, keys.model(name, version))  # it stays, until the phase is another
     with client.pipeline() as pipe:
         pipe.watch(keys.head(name))
         memory = values.read(client, keys.memory(name))
@@ -152,7 +152,7 @@ def _read(client: redis.Redis, spec: Spec, version: int, reason: str) -> Snapsho
         except redis.WatchError:
             return None
     now, head = seconds + microseconds / 1e6, messages.from_hash(Head, stored)
-    if head.version != version:
+    if (head.version, head.phase) != (version, phase):
         return None
     if model is None or memory is None:
         raise NotFound(f"experiment {name}: the ledger has lost its model, or what its strategy remembers")

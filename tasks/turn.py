@@ -148,7 +148,7 @@ class Turn:
     def evaluations(self) -> dict[str, EvaluationRow]:
         """By site, its score of the version that the sites are asked for, where it has come.
 
-        A site scores two versions at once where the second is the last, so that one may not be its newest row.
+        A site may score two versions at once, the last one and another, so it may not be its newest row.
 
         Redis has no command that reads a row in part, so a row can be as large as Redis lets a site write it
         (`proto-max-bulk-len`); the same is true of the inbox. What is too large is not decoded.
@@ -224,10 +224,7 @@ class Turn:
         name, pipe = self._name, self._pipe
         new = state.counted(new)
         self._models.clear()
-        written = self._encoded(server) if server is not None else {}
-        if self.state.head.phase == "running" != new.head.phase and self._is_compressed:
-            last = server or self.server()
-            written[keys.model(name, last.version)] = codec.tree_in_parts(last.params)
+        written = self._encoded(server, new.head.phase)
         unneeded = [keys.model(name, version) for version in self.state.needed_versions - new.needed_versions]
         with values.uploaded(self._redis, written) as upload:
             if self.state.head.phase == "finished" != new.head.phase:
@@ -303,10 +300,16 @@ class Turn:
         self._num_entries = self._pipe.llen(keys.inbox(self._name))
         self._unnamed = sorted(self.submitted())
 
-    def _encoded(self, server: Server) -> dict[str, codec.Parts]:
-        """What is new of it, by key."""
-        written = {keys.memory(self._name): codec.tree_in_parts(with_exact(self.spec.experiment, server))}
-        if server.version != self.state.head.version:
+    def _encoded(self, server: Server | None, phase: Phase) -> dict[str, codec.Parts]:
+        """What is new of it in this phase, by key; the last version of an experiment is sent as it is."""
+        written = {}
+        if server is not None:
+            memory = with_exact(self.spec.experiment, server)
+            written[keys.memory(self._name)] = codec.tree_in_parts(memory)
+        if self._is_compressed and self.state.head.phase == "running" != phase:
+            last = server or self.server()
+            written[keys.model(self._name, last.version)] = codec.tree_in_parts(last.params)
+        elif server is not None and server.version != self.state.head.version:
             written[keys.model(self._name, server.version)] = published(self.spec.experiment, server)
         return written
 

@@ -48,6 +48,7 @@ STRATEGIES = [
 ]
 MIXING = np.float32(0.5)
 WIDTH = 300  # features of the model whose deltas are made up: a leaf of 300 values, and one of 1
+LONG = 40_000  # features: of these even halves lie apart, and are remembered
 
 
 def kind_of(written):
@@ -652,9 +653,6 @@ def test_a_version_that_was_scored_already_is_published_as_it_is_when_its_score_
     assert_same_bits(published_of(client), params_of(0))
 
 
-LONG = 40_000  # features: of these even halves lie apart, and are remembered
-
-
 @pytest.mark.parametrize("down", [None, {"kind": "bfloat16"}], ids=["raw", "bfloat16"])
 def test_at_the_end_a_version_is_written_anew_only_if_it_was_compressed_and_once(client, down):
     wide = params_of(0, width=LONG)
@@ -891,16 +889,25 @@ def test_a_version_that_cannot_be_sent_ends_the_experiment_with_the_one_before(c
     assert distance(published_of(client, 2), exact_of(client)) > 0
 
 
+@pytest.mark.parametrize("width", [WIDTH, LONG], ids=["small", "large"])
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=named)
-def test_of_updates_that_make_a_version_that_cannot_be_sent_nothing_is_in_the_last_one(client, strategy):
-    """Both are folded in, into arrays that are used again, before anybody sees that it cannot be sent."""
+def test_of_updates_that_make_a_version_that_cannot_be_sent_nothing_is_in_the_last_one(
+    client, strategy, width
+):
+    """They are folded in, into arrays that are used again, before anybody sees that it cannot be sent."""
     plain = {"server_optimizer": {"name": "sgd", "learning_rate": 1.0}}
     strategy = strategy if strategy["kind"] == "fedasync" else {**strategy, **plain}
-    spec = begin(client, down={"kind": "float16"}, strategy=strategy, sites=["a", "c"])
-    submit(client, spec, "a/1", params_of(1))
-    submit(client, spec, "c/1", {path: np.full_like(leaf, 1e6) for path, leaf in params_of(1).items()})
+    first, delta = (params_of(seed, width=width) for seed in (0, 1))
+    spec = begin(client, first, down={"kind": "float16"}, strategy=strategy, sites=["a", "c"], width=width)
+    submit(client, spec, "a/1", delta)
+    drain(client)
+    exact = first
+    if strategy["kind"] == "fedasync":
+        exact = {path: (1 - MIXING) * x + MIXING * (x + delta[path]) for path, x in first.items()}
+    for order in ("c/1",) if strategy["kind"] == "fedavg" else ("a/2", "c/1"):
+        submit(client, spec, order, {path: np.full_like(leaf, 1e6) for path, leaf in delta.items()})
     assert drain(client).head.outcome == "failed"
     head = progress.read(client, "trial").head
-    assert (head.version, head.applied, head.phase) == (0, 0, "finishing")
-    assert_same_bits(published_of(client), params_of(0))
-    assert_same_bits(exact_of(client), params_of(0))
+    assert (head.version, head.applied, head.phase) == (int(exact is not first), 1, "finishing")
+    assert_same_bits(published_of(client), exact)
+    assert_same_bits(exact_of(client), exact)
