@@ -36,5 +36,5 @@ def _encoded(written: object) -> None:
 moments.around(SiteLedger, "take", moments.nothing, _note("taken"))
 moments.around(SiteLedger, "model", moments.nothing, _note("model"))
 moments.around(personal, "carry_out", moments.nothing, _note("trained"))
-moments.around(messages, "encode", moments.nothing, _encoded)
+moments.around(messages, "in_parts", moments.nothing, _encoded)
 moments.around(SiteLedger, "submit", moments.nothing, _note("stored"))

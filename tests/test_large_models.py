@@ -15,7 +15,7 @@ from tasks.values import Memory, Upload
 from tests.conftest import constant, drain, make_spec, order_of, submit
 from tests.test_strategies import assert_same_bits
 from workers import params as trees
-from workers.errors import Conflict, MalformedMessage
+from workers.errors import Conflict, ExperimentError, MalformedMessage
 
 PIECE, LARGE = 10_000, 100_000
 KEY, DELTA = keys.model("trial", 3), keys.delta("trial", "a")
@@ -147,25 +147,37 @@ def test_a_large_message_has_the_identity_that_it_begins_with(client):
 # From an order to the next version
 
 
+class Shared(Memory):
+    """Trees that nobody changes."""
+
+    def take(self, client, key, decode):
+        found = self.tree(client, key, decode)
+        return found and found[0]
+
+
+@pytest.mark.parametrize("down", [{}, {"down": {"kind": "float16"}}], ids=["as it is", "compressed"])
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy["kind"])
-def test_an_experiment_comes_to_the_same_in_pieces_as_in_strings(client, monkeypatch, strategy):
+def test_an_experiment_comes_to_the_same_in_pieces_as_in_strings_that_nobody_changes(
+    client, monkeypatch, strategy, down
+):
     found = []
-    for large in (LARGE, 10**9):
+    for large, kind in ((LARGE // 2, Memory), (10**9, Shared)):
         monkeypatch.setattr(values, "LARGE", large)
+        monkeypatch.setattr(turn, "remembered", kind(max_bytes=large))
         client.flushall()
-        spec = begin(client, strategy=strategy)
+        spec = begin(client, strategy=strategy, compression=down)
         for number in range(1, 4):
             fetched, num_bytes = SiteLedger(client).model(
                 spec.experiment, order_of(client, "a").base_version, params_of(0)
             )
             assert_same_bits(fetched, model_of(client))
-            assert num_bytes > LARGE
+            assert num_bytes > LARGE // 2
             for site in ("a", "ab", "c"):
                 assert submit(client, f"{site}/{number}", params_of(10 * number + len(site), 0.1))
             kinds = {client.type(keys.delta("trial", site)) for site in ("a", "ab", "c")}
             new = drain(client)
             kinds.add(client.type(keys.model("trial", new.head.version)))
-            assert kinds == {b"hash" if large == LARGE else b"string"}
+            assert kinds == {b"string" if large == 10**9 else b"hash"}
             assert new.head.refused == 0 and not client.keys("*:delta:*") and not unfinished(client)
         head = progress.read(client, "trial").head
         found.append((head.version, head.bytes_up, model_of(client)))
@@ -175,7 +187,8 @@ def test_an_experiment_comes_to_the_same_in_pieces_as_in_strings(client, monkeyp
 
 def test_what_a_turn_has_read_of_a_large_model_is_what_it_changes_and_nothing_of_it_is_kept(client):
     begin(client)
-    submit(client, "a/1", params_of(1))
+    for site, seed in (("a", 1), ("c", 2)):
+        submit(client, f"{site}/1", params_of(seed))
     with Ledger(client).turn("trial") as first:
         server = first.server()
         weight = server.params["weight"]
@@ -184,6 +197,16 @@ def test_what_a_turn_has_read_of_a_large_model_is_what_it_changes_and_nothing_of
     assert_same_bits({"weight": weight}, {"weight": model_of(client)["weight"]})
     assert not np.array_equal(weight, params_of(0)["weight"])
     assert not turn.remembered._kept and not first._models
+
+
+def test_of_large_models_a_turn_has_one_at_a_time(client):
+    begin(client)
+    submit(client, "a/1", params_of(1))
+    drain(client)
+    with Ledger(client).turn("trial") as found:
+        for version in (0, 1, 1):
+            found.model(version)
+            assert list(found._models) == [version]
 
 
 def test_what_was_promised_to_stay_as_it_is_stays(client):
@@ -367,7 +390,35 @@ def test_an_empty_buffer_takes_no_room_and_one_that_was_stored_as_zeros_is_still
     assert_same_bits(*models)
 
 
+def test_what_is_blank_is_written_as_nothing_in_our_own_trees_and_as_it_is_in_a_hospitals():
+    tree = {"weight": trees.blank((300, 100), np.dtype(np.float32)), "bias": np.ones(2, np.float32)}
+    written = codec.encode_tree(tree)
+    assert len(written) < 500
+    for reference in (None, tree):
+        found = codec.decode_tree(written, reference)
+        assert_same_bits(found, tree)
+        assert trees.is_blank(found["weight"]) and not trees.is_blank(found["bias"])
+    (_, leaf), _ = codec.pack_tree(tree)
+    assert (leaf["encoding"], len(leaf["data"])) == ("raw", 120_000)
+    as_nothing = [["weight", {**leaf, "encoding": "blank", "data": b""}]]
+    with pytest.raises(MalformedMessage, match="the array of leaf 'weight': expected dtype, shape, encoding"):
+        codec.unpack_tree(as_nothing, {"weight": tree["weight"]})
+
+
 # Moving
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_has_is_refused_before_it_is_unpacked(
+    client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(archive, "MAX_TREES", 100_000)
+    spec = make_spec()
+    zeros = {path: np.zeros_like(leaf) for path, leaf in params_of(0).items()}
+    Ledger(client).create("trial", spec, zeros)
+    archive.write(tmp_path / "trial.zip", snapshot.take(client, "trial"), experiment.text(spec.experiment))
+    with pytest.raises(ExperimentError, match="model, memory: expected at most 100000 bytes, got 140"):
+        with archive.opened(tmp_path / "trial.zip"):
+            pytest.fail("it was accepted")
 
 
 def test_a_large_experiment_is_exported_and_imported_and_goes_on(client, tmp_path, monkeypatch):
@@ -399,10 +450,11 @@ def test_a_large_experiment_is_exported_and_imported_and_goes_on(client, tmp_pat
     found.close()
 
 
-def test_a_snapshot_of_one_that_runs_is_of_one_moment(client, monkeypatch):
+@pytest.mark.parametrize("num_updates", [1, 2])
+def test_a_snapshot_of_one_that_runs_is_of_one_moment(client, monkeypatch, num_updates):
     begin(client, strategy=STRATEGIES[1])
-    submit(client, "a/1", params_of(1))
-    submit(client, "c/1", params_of(2))
+    for number, site in enumerate(("a", "c")[:num_updates], 1):
+        submit(client, f"{site}/1", params_of(number))
     read, drained = values.read, []
 
     def read_slowly(found, key, limit=None):
@@ -414,7 +466,8 @@ def test_a_snapshot_of_one_that_runs_is_of_one_moment(client, monkeypatch):
 
     monkeypatch.setattr(snapshot.values, "read", read_slowly)
     taken = snapshot.take(client, "trial")
-    assert (taken.state.head.version, taken.state.head.applied) == (1, 2)
+    assert (taken.state.head.version, taken.state.head.applied) == (num_updates // 2, num_updates)
     memory = codec.decode_tree(taken.memory, None)
-    assert int(memory["count"]) == 0 and not trees.below("sum", memory)["weight"].any()
+    assert int(memory["count"]) == num_updates % 2
+    assert trees.below("sum", memory)["weight"].any() == (num_updates == 1)
     assert_same_bits(codec.decode_tree(taken.model, None), model_of(client))
