@@ -83,6 +83,7 @@ def finished(runs_dir):
         summary = {
             **{"name": name, "outcome": outcome, "reason": "it is enough", "applied": 12, "versions": 3},
             **{"seconds": 4.0, "first_update_seconds": 2.5, "refused": 1, "resent": 2},
+            **{"bytes_up": 300, "bytes_down": 400},
             "metrics": {"global": {"mse": 0.5, "r2": None}, "sites": {"north": {"mse": 0.5, "r2": None}}},
             "sites": {
                 "north": {"updates": 9, "held_out_examples": 50},
