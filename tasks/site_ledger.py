@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks import bell, codec, keys, messages, values
+from tasks import bell, cache, codec, keys, messages, values
 from tasks.bell import Call
 from tasks.messages import Announcement, EvaluationRow, Offer, Order, Submission
 from workers.errors import NotFound
@@ -21,7 +21,7 @@ LEASE = 10  # seconds that a lease lasts if its holder does not renew it
 REMEMBERED = 30 * 24 * 3600  # seconds that a site's last announcement is kept
 MAX_EVALUATIONS = 10_000  # kept per site, about
 # Sites of one worker that want the same version fetch it once, and one that scores what it trains from, too.
-remembered = values.Memory(max_bytes=64 * 2**20, keeps_last=True)
+remembered = cache.Cache(max_bytes=64 * 2**20, keeps_last=True)
 
 
 @dataclass(frozen=True, kw_only=True)

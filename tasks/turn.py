@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import redis
 
-from tasks import attendance, codec, hooks, keys, messages, state, values
+from tasks import attendance, cache, codec, hooks, keys, messages, state, values
 from tasks.messages import (
     Announcement,
     Asked,
@@ -39,7 +39,7 @@ ASKED: Mapping[Phase, Asked] = {
     "finished": "train",  # it has no orders
 }
 # Models that this process remembers from one turn to the next.
-remembered = values.Memory(max_bytes=64 * 2**20)
+remembered = cache.Cache(max_bytes=64 * 2**20)
 MAX_LEASE = 160  # bytes: an order's id, when it was given, and its holder
 
 

@@ -1,4 +1,4 @@
-"""Large values of Redis: written and read in pieces, and remembered by the id that each begins with.
+"""Large values of Redis: written and read in pieces.
 
 A client's GET copies a large answer several times while it grows; pieces that fit the processor's cache, put
 where they belong, take a fraction of the time and no more memory than the value.
@@ -14,9 +14,7 @@ It is written beside its place (`keys.unfinished`), and a transaction puts it th
 
 import itertools
 import secrets
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -25,17 +23,13 @@ import redis
 
 from tasks import codec, keys
 from tasks.codec import Parts
-from workers import params as trees
 from workers.errors import MalformedMessage
-from workers.params import Params
 
 PIECE = 2**20 - 64  # bytes; with what Redis adds they are no more than a MiB, of which it would take 1.25
 LARGE = 16 * 2**20  # bytes of a message that is still a string
 START = codec.PREFIX + 8  # bytes of a hash's field 0
 UNFINISHED_SECONDS = 600  # after its last piece, until what a writer has not finished is gone
 ATTEMPTS = 100  # to read what is written anew each time
-
-Kept = tuple[codec.Buffer, Params | None]  # as it is there, and its tree once somebody has asked for it
 
 
 class _Changed(Exception):
@@ -135,76 +129,6 @@ def uploaded(client: redis.Redis, written: Mapping[str, Parts]) -> Iterator[Uplo
         upload.end()
 
 
-class Memory:
-    """Trees that were read lately, so that what is the same is not read again.
-
-    Only large ones have an id, and are remembered: the others are read as fast as their id. Threads that want
-    the same at once read it once.
-    """
-
-    def __init__(self, max_bytes: int, *, keeps_last: bool = False) -> None:
-        """Remember so many bytes at most; or one tree, however large it is, if `keeps_last`."""
-        self._max_bytes = max_bytes
-        self._keeps_last = keeps_last
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def tree(
-        self, client: redis.Redis, key: str, decode: Callable[[codec.Buffer], Params]
-    ) -> tuple[Params, int] | None:
-        """The tree at this key, and how many bytes were read for it; None if there is none.
-
-        Nobody can change one that is remembered. One that is too large for that is the caller's own.
-        """
-        with self._lock:
-            kept = self._kept.pop(key, None)
-            if kept is not None and identity(client, key) == kept[0][: codec.PREFIX]:
-                value, tree = kept
-                tree = decode(_read_only(value)) if tree is None else tree
-                self._keep(key, value, tree)
-                return tree, codec.PREFIX
-            kept = None  # before the next is read
-            self._let_go(self._max_bytes)
-            found = read(client, key)
-            if found is None:
-                return None
-            is_kept = codec.length(found) is not None and (self._keeps_last or len(found) <= self._max_bytes)
-            tree = decode(_read_only(found) if is_kept else found)
-            if is_kept:
-                self._keep(key, found, tree)
-            return tree, len(found)
-
-    def take(self, client: redis.Redis, key: str, decode: Callable[[codec.Buffer], Params]) -> Params | None:
-        """The tree at this key, for one who will change it, or None; it is remembered no more."""
-        with self._lock:
-            value, tree = self._kept.pop(key, (None, None))
-        if value is not None and identity(client, key) == value[: codec.PREFIX]:
-            return decode(value if tree is None else _read_only(value))
-        value = tree = None
-        found = read(client, key)
-        return None if found is None else decode(found)
-
-    def update(self, written: Mapping[str, Parts], deleted: Iterable[str]) -> None:
-        """Remember trees that were just written, and let go of what is there no more."""
-        with self._lock:
-            for key in (*deleted, *written):
-                self._kept.pop(key, None)
-            for key, message in written.items():
-                if message.is_apart and (self._keeps_last or len(message) <= self._max_bytes):
-                    self._keep(key, message.whole, None)
-
-    def _keep(self, key: str, value: codec.Buffer, tree: Params | None) -> None:
-        for leaf in (tree or {}).values():
-            leaf.flags.writeable = False
-        self._kept[key] = (value, tree)
-        self._let_go(self._max_bytes, 1 if self._keeps_last else 0)
-
-    def _let_go(self, max_bytes: int, least: int = 0) -> None:
-        """Of the oldest, until the others take no more bytes than this, or so few are left."""
-        while len(self._kept) > least and sum(map(_num_bytes, self._kept.values())) > max_bytes:
-            self._kept.popitem(last=False)
-
-
 @contextmanager
 def _one_type() -> Iterator[None]:
     """Commands that Redis refuses if the value is of another type."""
@@ -290,13 +214,3 @@ def _refuse_piece(client: redis.Redis, key: str, start: bytes, why: str) -> NoRe
 
 def _room(num_bytes: int) -> memoryview:
     return memoryview(np.empty(num_bytes, np.uint8))  # type: ignore[arg-type]  # it is a buffer
-
-
-def _read_only(value: codec.Buffer) -> memoryview:
-    return memoryview(value).toreadonly()
-
-
-def _num_bytes(kept: Kept) -> int:
-    """Bytes of memory: the tree of a compressed value is no view of it."""
-    value, tree = kept
-    return max(len(value), trees.num_bytes(tree or {}))

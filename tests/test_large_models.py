@@ -8,10 +8,11 @@ import redis
 
 from orchestrator import archive, control, experiment
 from tasks import aggregate, codec, keys, messages, progress, snapshot, turn, values
+from tasks.cache import Cache
 from tasks.ledger import Ledger
 from tasks.messages import Submission
 from tasks.site_ledger import SiteLedger
-from tasks.values import Memory, Upload
+from tasks.values import Upload
 from tests.conftest import constant, drain, make_spec, order_of, submit
 from tests.test_strategies import assert_same_bits
 from workers import params as trees
@@ -30,7 +31,7 @@ STRATEGIES = (
 def small_pieces(monkeypatch):
     monkeypatch.setattr(values, "PIECE", PIECE)
     monkeypatch.setattr(values, "LARGE", LARGE)
-    monkeypatch.setattr(turn, "remembered", Memory(max_bytes=LARGE))
+    monkeypatch.setattr(turn, "remembered", Cache(max_bytes=LARGE))
 
 
 def params_of(seed, scale=1.0):
@@ -147,7 +148,7 @@ def test_a_large_message_has_the_identity_that_it_begins_with(client):
 # From an order to the next version
 
 
-class Shared(Memory):
+class Shared(Cache):
     """Trees that nobody changes."""
 
     def take(self, client, key, decode):
@@ -161,7 +162,7 @@ def test_an_experiment_comes_to_the_same_in_pieces_as_in_strings_that_nobody_cha
     client, monkeypatch, strategy, down
 ):
     found = []
-    for large, kind in ((LARGE // 2, Memory), (10**9, Shared)):
+    for large, kind in ((LARGE // 2, Cache), (10**9, Shared)):
         monkeypatch.setattr(values, "LARGE", large)
         monkeypatch.setattr(turn, "remembered", kind(max_bytes=large))
         client.flushall()

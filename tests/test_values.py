@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from tasks import codec, values
+from tasks import cache, codec, values
 from tasks.codec import Parts
 from workers.errors import MalformedMessage
 
@@ -98,7 +98,7 @@ def test_of_a_message_that_says_it_is_longer_than_it_is_there_is_what_is_there(c
 
 @pytest.fixture
 def memory():
-    return values.Memory(max_bytes=3_000_000)
+    return cache.Cache(max_bytes=3_000_000)
 
 
 def test_what_is_the_same_is_read_once(client, memory):
@@ -132,7 +132,7 @@ def test_what_was_written_is_remembered_and_what_was_deleted_is_not(client, memo
 
 
 def test_no_more_is_remembered_than_may_be_and_of_what_is_too_large_the_last_if_it_is_kept(client):
-    memory = values.Memory(max_bytes=2_500_000)
+    memory = cache.Cache(max_bytes=2_500_000)
     for number in range(3):
         client.set(f"{KEY}{number}", codec.encode_tree(TREE))
         memory.tree(client, f"{KEY}{number}", decode)
@@ -143,7 +143,7 @@ def test_no_more_is_remembered_than_may_be_and_of_what_is_too_large_the_last_if_
         read[number] = seen.num_bytes > codec.PREFIX
     assert read == {2: False, 1: False, 0: True}
     for keeps_last in (True, False):
-        tight = values.Memory(max_bytes=10, keeps_last=keeps_last)
+        tight = cache.Cache(max_bytes=10, keeps_last=keeps_last)
         tree, _ = tight.tree(client, f"{KEY}0", decode)
         tight.tree(seen := Seen(client), f"{KEY}0", decode)
         assert (seen.num_bytes == codec.PREFIX) == keeps_last
@@ -201,7 +201,7 @@ def test_what_others_have_read_is_not_changed_by_whoever_takes_it(client, memory
 
 
 def test_of_two_that_are_too_large_for_it_one_is_let_go_of_before_the_next_is_read(client):
-    memory = values.Memory(max_bytes=10, keeps_last=True)
+    memory = cache.Cache(max_bytes=10, keeps_last=True)
     for number in (0, 1):
         client.set(f"{KEY}{number}", codec.encode_tree(TREE))
     held = []
