@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeAlias
 
 import redis
 
@@ -11,84 +12,110 @@ from tasks.codec import Parts
 from workers import params as trees
 from workers.params import Params
 
-Kept = tuple[codec.Buffer, Params | None]  # as it is there, and its tree once somebody has asked for it
+Decode: TypeAlias = Callable[[codec.Buffer], Params]
+
+
+class Kept(NamedTuple):
+    """A message, or its tree, or both."""
+
+    begin: bytes  # what tells it from another
+    value: codec.Buffer = b""
+    tree: Params = {}  # of a value only once somebody has asked for it
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of memory: the tree of a compressed value is no view of it."""
+        return max(len(self.value), trees.num_bytes(self.tree))
 
 
 class Cache:
     """So that what is the same is not read again.
 
-    Only large ones have an id, and are remembered: the others are read as fast as their id. Threads that want
-    the same at once read it once.
+    Only large ones have an id, and are remembered: the others are read as fast as their id. The oldest goes
+    first, whoever has asked for it since, as a newer version is what is asked for next. Threads that want the
+    same at once read it once.
     """
 
     def __init__(self, max_bytes: int, *, keeps_last: bool = False) -> None:
-        """Remember so many bytes at most; or one tree, however large it is, if `keeps_last`."""
+        """Remember the newest tree, of at most so many bytes, and before it others of half as many together.
+
+        `keeps_last`: the newest, however large it is.
+        """
         self._max_bytes = max_bytes
         self._keeps_last = keeps_last
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._lock = threading.Lock()
 
-    def tree(
-        self, client: redis.Redis, key: str, decode: Callable[[codec.Buffer], Params]
-    ) -> tuple[Params, int] | None:
+    def tree(self, client: redis.Redis, key: str, decode: Decode) -> tuple[Params, int] | None:
         """The tree at this key, and how many bytes were read for it; None if there is none.
 
         Nobody can change one that is remembered. One that is too large for that is the caller's own.
         """
         with self._lock:
-            kept = self._kept.pop(key, None)
-            if kept is not None and values.identity(client, key) == kept[0][: codec.PREFIX]:
-                value, tree = kept
-                tree = decode(_read_only(value)) if tree is None else tree
-                self._keep(key, value, tree)
+            kept = self._kept.get(key)
+            if kept is not None and values.identity(client, key) == kept.begin:
+                tree = _tree_of(kept, decode)
+                self._kept[key] = kept._replace(tree=tree)
                 return tree, codec.PREFIX
             kept = None  # before the next is read
-            self._let_go(self._max_bytes)
+            self._kept.pop(key, None)
+            self._let_go(beside=0)
             found = values.read(client, key)
             if found is None:
                 return None
-            is_kept = codec.length(found) is not None and (self._keeps_last or len(found) <= self._max_bytes)
-            tree = decode(_read_only(found) if is_kept else found)
-            if is_kept:
-                self._keep(key, found, tree)
+            if codec.length(found) is None or not self._has_room_for(len(found)):
+                return decode(found), len(found)
+            kept = Kept(bytes(found[: codec.PREFIX]), found)
+            tree = _tree_of(kept, decode)
+            self._keep(key, kept._replace(tree=tree))
             return tree, len(found)
 
-    def take(self, client: redis.Redis, key: str, decode: Callable[[codec.Buffer], Params]) -> Params | None:
-        """The tree at this key, for one who will change it, or None; it is remembered no more."""
+    def take(self, client: redis.Redis, key: str, decode: Decode) -> Params | None:
+        """The tree at this key, for one who will change it, or None; it is remembered no more.
+
+        Leaves that somebody else may have cannot be written to.
+        """
         with self._lock:
-            value, tree = self._kept.pop(key, (None, None))
-        if value is not None and values.identity(client, key) == value[: codec.PREFIX]:
-            return decode(value if tree is None else _read_only(value))
-        value = tree = None
+            kept = self._kept.pop(key, None)
+        if kept is not None and values.identity(client, key) == kept.begin:
+            return kept.tree or decode(kept.value)
+        kept = None  # before the next is read
         found = values.read(client, key)
         return None if found is None else decode(found)
 
     def update(self, written: Mapping[str, Parts], deleted: Iterable[str]) -> None:
-        """Remember trees that were just written, and let go of what is there no more."""
+        """Remember trees that were just written, and let go of what is there no more.
+
+        Nobody can change those trees any more.
+        """
         with self._lock:
             for key in (*deleted, *written):
                 self._kept.pop(key, None)
             for key, message in written.items():
-                if message.is_apart and (self._keeps_last or len(message) <= self._max_bytes):
-                    self._keep(key, message.whole, None)
+                if message.is_apart and self._has_room_for(len(message)):
+                    value = b"" if message.tree else message.whole
+                    self._keep(key, Kept(message.begin, value, _frozen(message.tree)))
 
-    def _keep(self, key: str, value: codec.Buffer, tree: Params | None) -> None:
-        for leaf in (tree or {}).values():
-            leaf.flags.writeable = False
-        self._kept[key] = (value, tree)
-        self._let_go(self._max_bytes, 1 if self._keeps_last else 0)
+    def _has_room_for(self, num_bytes: int) -> bool:
+        return self._keeps_last or num_bytes <= self._max_bytes
 
-    def _let_go(self, max_bytes: int, least: int = 0) -> None:
-        """Of the oldest, until the others take no more bytes than this, or so few are left."""
-        while len(self._kept) > least and sum(map(_num_bytes, self._kept.values())) > max_bytes:
+    def _keep(self, key: str, kept: Kept) -> None:
+        self._kept[key] = kept
+        self._let_go(beside=1)
+
+    def _let_go(self, beside: int) -> None:
+        """Of the oldest, until the others, beside so many of the newest, take no more bytes than they may."""
+        sizes = [kept.num_bytes for kept in self._kept.values()]
+        while sum(sizes[: len(sizes) - beside]) > self._max_bytes // 2:
             self._kept.popitem(last=False)
+            del sizes[0]
 
 
-def _read_only(value: codec.Buffer) -> memoryview:
-    return memoryview(value).toreadonly()
+def _tree_of(kept: Kept, decode: Decode) -> Params:
+    return kept.tree or _frozen(decode(memoryview(kept.value).toreadonly()))
 
 
-def _num_bytes(kept: Kept) -> int:
-    """Bytes of memory: the tree of a compressed value is no view of it."""
-    value, tree = kept
-    return max(len(value), trees.num_bytes(tree or {}))
+def _frozen(tree: Params) -> Params:
+    for leaf in tree.values():
+        leaf.flags.writeable = False
+    return tree

@@ -70,9 +70,12 @@ RAW = Coding()
 class Parts:
     """A message as the memory that it lies in, here and there, one after another; nothing is copied."""
 
+    tree: Params  # that it is of, where it is known and just as it would be decoded; else empty
+
     def __init__(self, *parts: Buffer) -> None:
         """The message's bytes, of which the first part has the first `PREFIX`."""
         self._parts = parts
+        self.tree = {}
 
     def __len__(self) -> int:
         """Bytes of the message."""
@@ -175,7 +178,10 @@ def encode_tree(tree: Mapping[str, Array], coding: Coding = RAW) -> Buffer:
 
 def tree_in_parts(tree: Mapping[str, Array], coding: Coding = RAW) -> Parts:
     """The same, its arrays still where they are."""
-    return in_parts({"v": 1, "tree": pack_tree(tree, coding, may_be_blank=True)}, tree_in="tree")
+    message = in_parts({"v": 1, "tree": pack_tree(tree, coding, may_be_blank=True)}, tree_in="tree")
+    if coding.compression is None:
+        message.tree = {path: np.asarray(leaf) for path, leaf in tree.items()}
+    return message
 
 
 def decode_tree(data: Buffer, reference: Mapping[str, Array] | None, coding: Coding = RAW) -> Params:

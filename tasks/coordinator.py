@@ -12,7 +12,7 @@ from celery import bootsteps
 from celery.beat import EmbeddedService
 from celery.signals import task_prerun
 
-from tasks import aggregate, collect, environment, exposition, supervise, work
+from tasks import aggregate, collect, environment, exposition, heap, supervise, work
 from tasks.app import app
 from tasks.beat import Clock
 from tasks.reception import reception
@@ -36,6 +36,7 @@ class Ear(bootsteps.StartStopStep):
         return reception
 
 
+heap.keep_freed_memory()
 if environment.has_own_beat():
     app.steps["worker"].add(OwnClock)
 app.steps["worker"].add(Ear)

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
 
-from tasks import environment, evaluate, site_file, train
+from tasks import environment, evaluate, heap, site_file, train
 from tasks.app import SITE_QUEUE_PREFIX, app, connect
 from tasks.offers import Offers
 from tasks.presence import presence
@@ -21,6 +21,7 @@ __all__ = ["app"]
 
 TASKS = (train.train, evaluate.evaluate)
 
+heap.keep_freed_memory()
 compilation_cache.enable(environment.cache_dir() / "jax")
 originals.use(environment.data_folders())
 own_file = site_file.current()

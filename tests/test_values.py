@@ -5,6 +5,7 @@ import pytest
 
 from tasks import cache, codec, values
 from tasks.codec import Parts
+from workers.compression import Int8
 from workers.errors import MalformedMessage
 
 KEY = "fedelta:{trial}:model:3"
@@ -131,17 +132,31 @@ def test_what_was_written_is_remembered_and_what_was_deleted_is_not(client, memo
     assert seen.num_bytes > len(stored)
 
 
-def test_no_more_is_remembered_than_may_be_and_of_what_is_too_large_the_last_if_it_is_kept(client):
-    memory = cache.Cache(max_bytes=2_500_000)
-    for number in range(3):
+def is_read(client, memory, number):
+    memory.tree(seen := Seen(client), f"{KEY}{number}", decode)
+    return seen.num_bytes > codec.PREFIX
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_beside_the_newest_no_more_is_remembered_than_may_be(client, others):
+    memory = cache.Cache(max_bytes=2 * others * 1_210_000)
+    for number in range(4):
         client.set(f"{KEY}{number}", codec.encode_tree(TREE))
         memory.tree(client, f"{KEY}{number}", decode)
-    read = {}
-    for number in (2, 1, 0):
-        seen = Seen(client)
-        memory.tree(seen, f"{KEY}{number}", decode)
-        read[number] = seen.num_bytes > codec.PREFIX
-    assert read == {2: False, 1: False, 0: True}
+    assert [is_read(client, memory, number) for number in (3, 2, 1)] == [False, False, others < 2]
+
+
+def test_the_oldest_goes_first_though_it_was_asked_for_last(client):
+    memory = cache.Cache(max_bytes=3_000_000)
+    for number in (0, 1, 0, 2):
+        client.set(f"{KEY}{number}", codec.encode_tree(TREE), nx=True)
+        memory.tree(client, f"{KEY}{number}", decode)
+    assert [is_read(client, memory, number) for number in (1, 2)] == [False, False]
+    assert is_read(client, memory, 0)
+
+
+def test_of_what_is_too_large_the_last_is_remembered_if_it_is_kept(client):
+    client.set(f"{KEY}0", codec.encode_tree(TREE))
     for keeps_last in (True, False):
         tight = cache.Cache(max_bytes=10, keeps_last=keeps_last)
         tree, _ = tight.tree(client, f"{KEY}0", decode)
@@ -189,6 +204,31 @@ def test_what_is_taken_is_the_takers_to_change_and_remembered_no_more(client, me
             leaf[...] = -1.0
     assert_same(memory.tree(client, KEY, decode)[0], TREE)
     assert memory.take(client, "elsewhere", decode) is None
+
+
+def test_a_tree_that_was_written_is_remembered_where_it_lies_and_nobody_can_change_it_any_more(
+    client, memory
+):
+    tree = {path: leaf.copy() for path, leaf in TREE.items()}
+    message = codec.tree_in_parts(tree)
+    client.set(KEY, message.whole)
+    memory.update({KEY: message}, [])
+    found, num_bytes = memory.tree(client, KEY, decode)
+    assert num_bytes == codec.PREFIX and found["weight"] is tree["weight"]
+    taken = memory.take(client, KEY, decode)
+    assert taken["weight"] is tree["weight"] and not any(leaf.flags.writeable for leaf in taken.values())
+    assert_same(decode(values.read(client, KEY)), TREE)
+
+
+def test_of_a_compressed_tree_that_was_written_the_message_is_remembered(client, memory):
+    coding = codec.Coding(Int8(), seed=3)
+    message = codec.tree_in_parts(TREE, coding)
+    client.set(KEY, message.whole)
+    memory.update({KEY: message}, [])
+    for _ in range(2):
+        found, num_bytes = memory.tree(client, KEY, lambda value: codec.decode_tree(value, None, coding))
+        assert num_bytes == codec.PREFIX
+        assert_same(found, codec.decode_tree(message.whole, None, coding))
 
 
 def test_what_others_have_read_is_not_changed_by_whoever_takes_it(client, memory):
