@@ -1,6 +1,6 @@
 """How fast a site trains, beside two ways to write the same training by hand.
 
-    python -m benchmarks.training [--json FILE]
+    python -m benchmarks.training [--json FILE] [--publish]
 
 `plain` is the loop that anybody would write: one jitted step of `jax.value_and_grad` and optax, called for
 each batch, which is sliced from NumPy. `fused` is the most that can be had: one jitted function of the whole
@@ -12,19 +12,17 @@ The three take turns, in an order that is drawn, and a ratio is the median over 
 machine does hits all alike.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import report
 from benchmarks.learning import study
 from workers import client_update, objectives
 from workers.data import Examples
@@ -66,9 +64,7 @@ class Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
-    file = parser.parse_args().json
+    told = report.Report("training", report.parser(__doc__).parse_args())
     rows = []
     before = client_update.client_update._cache_size()
     for name, model, shape, batch_size, sizes in CASES:
@@ -78,11 +74,8 @@ def main() -> None:
                 print(*_shown(rows[-1]), sep=", ", file=sys.stderr)
     compilations = client_update.client_update._cache_size() - before
     columns = ("model", "batch", "examples", "epochs", "examples/s", "of fused", "of plain loop")
-    print(study.table(columns, map(_shown, rows)))
-    print(f"\n{compilations} compilations for {len(rows)} rows.")
-    if file:
-        found = {"compilations": compilations, "rows": [asdict(row) for row in rows]}
-        file.write_text(json.dumps(found, indent=2) + "\n")
+    table = study.table(columns, map(_shown, rows))
+    told.write(f"{table}\n\n{compilations} compilations for {len(rows)} rows.", rows)
 
 
 def _shown(row: Row) -> tuple[str, ...]:
@@ -127,7 +120,8 @@ def _timed(ways: list[Way]) -> list[list[float]]:
     """Seconds of a call of each way, for each turn.
 
     Their order is drawn, since whoever comes after a long one pays for it: its share of the processor is
-    used up, and the caches are full of other things. For the same reason short calls are timed by the dozen.
+    used up, and the caches are full of other things. For the same reason short calls are timed by the dozen,
+    after one that is not.
     """
     rng = np.random.default_rng(0)
     begun = time.perf_counter()
@@ -138,6 +132,7 @@ def _timed(ways: list[Way]) -> list[list[float]]:
     while len(seconds) < MIN_TURNS or (time.perf_counter() < end and len(seconds) < MAX_TURNS):
         turn = [0.0] * len(ways)
         for place in rng.permutation(len(ways)):
+            ways[place](0)
             begun = time.perf_counter()
             for number in range(num_calls):
                 ways[place](number)

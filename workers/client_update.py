@@ -34,6 +34,15 @@ class Trained(NamedTuple):
     loss: Array  # mean over all examples seen, each as it was seen: float32 scalar
 
 
+class _State(NamedTuple):
+    """Between two steps."""
+
+    number: Array  # of the step that comes
+    params: Params
+    optimizer: optax.OptState
+    loss_sum: Array
+
+
 def train(
     base: Params,
     examples: Examples,
@@ -101,8 +110,7 @@ def client_update(
     transform = _transform(training)
     near = base if anchor is None else anchor
 
-    is_example = steps >= 0
-    num_seen = is_example.sum(axis=1)
+    num_seen = (steps >= 0).sum(axis=1)
     shares = 1 / num_seen  # outside of the loop, which it would make longer by a twentieth
 
     def objective(params: Params, indices: Array, share: Array) -> tuple[Array, Array]:
@@ -117,17 +125,18 @@ def client_update(
         )
         return loss_sum * share + _penalty(params, near, training), loss_sum
 
-    def step(
-        number: Array, state: tuple[Params, optax.OptState, Array]
-    ) -> tuple[Params, optax.OptState, Array]:
-        params, optimizer_state, loss_sum = state
-        gradient, batch_loss = jax.grad(objective, has_aux=True)(params, steps[number], shares[number])
-        updates, optimizer_state = transform.update(gradient, optimizer_state, params)
-        params = _shrunk(optax.apply_updates(params, updates), training)
-        return params, optimizer_state, loss_sum + batch_loss
+    def sees_any(state: _State) -> Array:
+        return (state.number < len(steps)) & (steps[state.number, 0] >= 0)
 
-    num_steps = is_example[:, 0].sum()
-    params, _, loss_sum = jax.lax.fori_loop(0, num_steps, step, (base, transform.init(base), jnp.zeros(())))
+    def step(state: _State) -> _State:
+        number = state.number
+        gradient, loss = jax.grad(objective, has_aux=True)(state.params, steps[number], shares[number])
+        updates, optimizer = transform.update(gradient, state.optimizer, state.params)
+        params = _shrunk(optax.apply_updates(state.params, updates), training)
+        return _State(number + 1, params, optimizer, state.loss_sum + loss)
+
+    begin = _State(jnp.zeros((), jnp.int32), base, transform.init(base), jnp.zeros(()))
+    _, params, _, loss_sum = jax.lax.while_loop(sees_any, step, begin)
     delta = {path: leaf - base[path] for path, leaf in params.items()}
     return Trained(delta=delta, loss=loss_sum / num_seen.sum())
 
