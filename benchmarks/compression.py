@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.learning import study
 from tasks import environment
 from workers import client_update, compression, datasets, originals
-from workers.compression import BFloat16, Compressed, Compression, Float16, Int2, Int4, Int8, TopK
+from workers.compression import BFloat16, Compressed, Compression, Float16, Int2, Int3, Int4, Int8, TopK
 from workers.data import Examples
 from workers.models import ConvolutionalNetwork
 from workers.optimizers import Adam
@@ -33,6 +33,7 @@ KINDS: dict[str, Compression] = {
     "int8, rotated": Int8(rotation=True),
     "int4": Int4(),
     "int4, rotated": Int4(rotation=True),
+    "int3": Int3(),
     "int2": Int2(),
     "int2, rotated": Int2(rotation=True),
     "top-k 1 %": TopK(fraction=0.01),

@@ -32,6 +32,7 @@ UP = [
     {"kind": "int8"},
     {"kind": "int8", "block": 16, "rotation": True},
     {"kind": "int4"},
+    {"kind": "int3"},
     {"kind": "int2"},
     {"kind": "top-k", "fraction": 0.05},
 ]
@@ -418,7 +419,8 @@ def test_sites_and_people_have_the_version_as_it_was_sent_and_the_next_is_built_
     for version in range(3):
         exact, sent = exact_of(client), published_of(client, version)
         assert_same_bits(sent, coded(exact, down, messages.seed_of(spec.experiment, "", version)))
-        most = 1.5 if down["kind"] == "int2" else 0.2  # of the largest of 256, all that are below its half
+        # int2: of the largest of 256, all that are below its half
+        most = {"int2": 1.5, "int3": 0.5}.get(down["kind"], 0.2)
         assert 0 < distance(sent, exact) < most * trees.norm(exact)
         fetched, num_bytes = SiteLedger(client).model(spec.experiment, version, first)
         assert_same_bits(fetched, sent)

@@ -5,7 +5,7 @@ import pytest
 
 from workers import compression
 from workers import params as trees
-from workers.compression import BFloat16, Compressed, Float16, Int2, Int4, Int8, TopK
+from workers.compression import BFloat16, Compressed, Float16, Int2, Int3, Int4, Int8, TopK
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_what_may_not_be_written_is_not_written():
 
 # Leaves that are still as they were sent
 
-KINDS = [BFloat16(), Float16(), Int8(), Int8(rotation=True), Int4(), Int2(), TopK(fraction=0.1)]
+KINDS = [BFloat16(), Float16(), Int8(), Int8(rotation=True), Int4(), Int3(), Int2(), TopK(fraction=0.1)]
 
 
 def compressed(kind, leaf):
@@ -87,7 +87,14 @@ def test_the_norm_of_compressed_leaves_overflows_nowhere(kind):
 
 
 # A code of integers holds one more below than above, which an encoder does not write: it counts, too.
-WITHIN = [(BFloat16(), 1.0), (TopK(), 1.0), (Int8(), 127 / 128), (Int4(), 7 / 8), (Int2(), 1 / 2)]
+WITHIN = [
+    (BFloat16(), 1.0),
+    (TopK(), 1.0),
+    (Int8(), 127 / 128),
+    (Int4(), 7 / 8),
+    (Int3(), 3 / 4),
+    (Int2(), 1 / 2),
+]
 
 
 @pytest.mark.parametrize(("kind", "share"), WITHIN, ids=repr)

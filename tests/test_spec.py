@@ -321,8 +321,8 @@ def test_a_site_keeps_what_its_top_k_has_left_out_and_nothing_of_any_other_kind(
     ("written", "said"),
     [
         (
-            'up = { kind = "int3" }',
-            "compression.up.kind: expected one of 'bfloat16', 'float16', 'int8', 'int4', 'int2', 'top-k'",
+            'up = { kind = "int5" }',
+            "compression.up.kind: expected one of 'bfloat16', 'float16', 'int8', 'int4', 'int3', 'int2', ",
         ),
         ("up = { fraction = 0.1 }", "compression.up.kind: is missing"),
         ('up = "int8"', "compression.up: "),

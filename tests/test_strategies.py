@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from tasks import codec
 from workers import compression
 from workers import params as trees
-from workers.compression import BFloat16, Compressed, Float16, Int2, Int4, Int8, TopK
+from workers.compression import BFloat16, Compressed, Float16, Int2, Int3, Int4, Int8, TopK
 from workers.optimizers import Adam, Sgd, Yogi
 from workers.staleness import Constant, Hinge, Polynomial
 from workers.strategies import FedAsync, FedAvg, FedBuff, Server, Update
@@ -447,7 +447,16 @@ def test_folding_into_the_same_arrays_gives_the_same_bits_and_only_then_changes_
 
 # Deltas that are folded in as they were sent
 
-KINDS = [BFloat16(), Float16(), Int8(), Int8(rotation=True), Int4(block=16), Int2(), TopK(fraction=0.1)]
+KINDS = [
+    BFloat16(),
+    Float16(),
+    Int8(),
+    Int8(rotation=True),
+    Int4(block=16),
+    Int3(),
+    Int2(),
+    TopK(fraction=0.1),
+]
 
 
 def compressed(kind, tree):

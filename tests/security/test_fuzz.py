@@ -35,7 +35,7 @@ from tests.conftest import REPOSITORY, constant, make_spec, zeros
 from tests.security.mutations import damaged, mutated
 from tests.test_messages import FLAT, FULL_HEAD, FULL_RECORD, SPEC, SUBMISSION
 from workers import params as trees
-from workers.compression import BFloat16, Float16, Int2, Int4, Int8, TopK
+from workers.compression import BFloat16, Float16, Int2, Int3, Int4, Int8, TopK
 from workers.errors import FedeltaError
 from workers.params import Params
 from workers.spec import Spec
@@ -56,7 +56,7 @@ LARGE = {"weight": np.ones((codec.APART // 4, 1), np.float32), "bias": np.arange
 MAX_NORM = 10.0
 WEIGHTS = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
 COMPRESSED = {"weight": WEIGHTS, "bias": np.arange(3, dtype=np.float32), "count": np.array(7, np.int64)}
-KINDS = [BFloat16(), Float16(), Int8(block=32), Int4(rotation=True), Int2(), TopK(fraction=0.1)]
+KINDS = [BFloat16(), Float16(), Int8(block=32), Int4(rotation=True), Int3(), Int2(), TopK(fraction=0.1)]
 CODINGS = {f"tree in {kind.kind}": codec.Coding(kind, seed=1) for kind in KINDS}
 
 

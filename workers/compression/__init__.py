@@ -9,13 +9,13 @@ comes from a seed, which both sides know; give each leaf its own, so that their 
     kinds.py       which kinds there are
     pieces.py      what a kind answers
     floats.py      bfloat16 and float16; float32, for small leaves
-    integers.py    int8, int4 and int2, a scale for each block, rounded at random
+    integers.py    int8, int4, int3 and int2, a scale for each block, rounded at random or to the nearest
     rotation.py    a random rotation, which spreads what is large over its neighbours
     top_k.py       the largest values and where they are
 """
 
 from workers.compression.floats import BFloat16, Float16
-from workers.compression.integers import Int2, Int4, Int8
+from workers.compression.integers import Int2, Int3, Int4, Int8
 from workers.compression.kinds import Compression
 from workers.compression.leaves import (
     Compressed,
@@ -31,6 +31,7 @@ __all__ = [
     "Compression",
     "Float16",
     "Int2",
+    "Int3",
     "Int4",
     "Int8",
     "TopK",

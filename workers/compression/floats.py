@@ -26,7 +26,7 @@ class BFloat16:
         """Two each."""
         return 2 * num_values
 
-    def encode(self, values: np.ndarray, seed: int) -> np.ndarray:
+    def encode(self, values: np.ndarray, seed: int | None) -> np.ndarray:
         """The upper halves; the seed is not used.
 
         Raises:
@@ -49,7 +49,7 @@ class BFloat16:
         return largest_bfloat16(data.view("<u2"))
 
     def pieces(
-        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+        self, data: np.ndarray, num_values: int, seed: int | None, weight: float, room: Room
     ) -> Iterator[Piece]:
         """The values, times the weight."""
         halves = data.view("<u2")
@@ -72,7 +72,7 @@ class Float16:
         """Two each."""
         return 2 * num_values
 
-    def encode(self, values: np.ndarray, seed: int) -> np.ndarray:
+    def encode(self, values: np.ndarray, seed: int | None) -> np.ndarray:
         """The nearest halves; the seed is not used.
 
         Raises:
@@ -93,7 +93,7 @@ class Float16:
         return float(FLOAT16[_largest_half(data.view("<u2"), 0x7C00)])
 
     def pieces(
-        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+        self, data: np.ndarray, num_values: int, seed: int | None, weight: float, room: Room
     ) -> Iterator[Piece]:
         """The values, times the weight."""
         halves = data.view("<u2")
@@ -114,7 +114,7 @@ class Raw:
         """Four each."""
         return 4 * num_values
 
-    def encode(self, values: np.ndarray, seed: int) -> np.ndarray:
+    def encode(self, values: np.ndarray, seed: int | None) -> np.ndarray:
         """The values' own bytes; the seed is not used.
 
         Raises:
@@ -134,7 +134,7 @@ class Raw:
         return float(np.abs(data.view("<f4")).max(initial=0))
 
     def pieces(
-        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+        self, data: np.ndarray, num_values: int, seed: int | None, weight: float, room: Room
     ) -> Iterator[Piece]:
         """The values, times the weight."""
         for place in places(num_values):

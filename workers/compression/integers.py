@@ -1,4 +1,7 @@
-"""Values as small integers times their block's scale, rounded at random so that they are right on average."""
+"""Values as small integers times their block's scale, rounded at random so that they are right on average.
+
+Or rounded to the nearest, where what is lost is sent later.
+"""
 
 import math
 from collections.abc import Iterator
@@ -36,6 +39,10 @@ class Quantization:
     s² / 4. Any two of a leaf's u are independent (`Dither`): the variance of a sum of values is the sum of
     theirs. s is at least 2^-100 (8e-31), and larger than said by a factor of 1 + 2^-21.
 
+    Without a seed u = 1/2: |s q - x| is at most s (1/2 + 2^-15), and no more than |x| + 2^-15 s. That is not
+    right on average, but no error is larger than the values, which error feedback asks for; random rounding
+    to few integers does not give it.
+
     With `rotation` the values are rotated before and back after (`rotation.py`). Then the same holds of the
     rotated values, and of the leaf: E ||error||² <= sum of s² / 4 over its values. It is worth its time where
     a few values are far larger than their neighbours; of normally distributed values it changes nothing.
@@ -50,7 +57,7 @@ class Quantization:
         """Four for each block, and the integers."""
         return 4 * self._num_blocks(num_values) + self._num_code_bytes(num_values)
 
-    def encode(self, values: np.ndarray, seed: int) -> np.ndarray:
+    def encode(self, values: np.ndarray, seed: int | None) -> np.ndarray:
         """The scales of all blocks, then the integers.
 
         Raises:
@@ -59,7 +66,8 @@ class Quantization:
         encoded = np.empty(self.num_bytes(len(values)), np.uint8)
         scales, codes = self._parts(encoded, len(values))
         size = min(PIECE, len(values))
-        dither, rotation = Dither(seed, size), self._rotation(seed, size)
+        rounded = _nearest if seed is None else Dither(seed, size).rounded
+        rotation = self._rotation(seed, size)
         scaled, integers = np.empty(size, np.float32), np.empty(size, np.uint8)
         for place in places(len(values)):
             x, memory = values[place], scaled[: place.stop - place.start]
@@ -73,7 +81,7 @@ class Quantization:
             found = scales[self._scale_place(place)]
             np.maximum(largest * np.float32(MARGIN / self.levels), np.float32(SMALLEST_SCALE), out=found)
             self._times(x, 1 / found, out=memory)
-            self._pack(dither.rounded(memory, out=integers[: len(x)]), out=codes[self._code_place(place)])
+            self._pack(rounded(memory, out=integers[: len(x)]), out=codes[self._code_place(place)])
         return encoded
 
     def largest(self, data: np.ndarray, num_values: int) -> float:
@@ -92,7 +100,7 @@ class Quantization:
         return float(scales.max()) * (self.levels + 1) * growth
 
     def pieces(
-        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+        self, data: np.ndarray, num_values: int, seed: int | None, weight: float, room: Room
     ) -> Iterator[Piece]:
         """The values, times the weight."""
         scales, codes = self._parts(data, num_values)
@@ -110,8 +118,8 @@ class Quantization:
         num_bytes = 4 * self._num_blocks(num_values)
         return data[:num_bytes].view("<f4"), data[num_bytes:]
 
-    def _rotation(self, seed: int, size: int) -> Rotation | None:
-        return Rotation(seed, size) if self.rotation else None
+    def _rotation(self, seed: int | None, size: int) -> Rotation | None:
+        return Rotation(seed or 0, size) if self.rotation else None
 
     def _num_blocks(self, num_values: int) -> int:
         return -(-num_values // self.block)
@@ -207,6 +215,33 @@ class Int4(_Packed):
 
 
 @settings
+class Int3(_Packed):
+    """Three bits for each value, four bytes for each block: about a tenth of the bytes (see `Quantization`).
+
+    Of a piece, the integers' halves, rounded down, are written as `int2` writes integers, and after them what
+    is left, 0 or 1, as bits, a byte's highest first.
+    """
+
+    kind: Literal["int3"] = "int3"
+    levels: ClassVar[int] = 3
+    bits: ClassVar[int] = 2  # of the half
+
+    def _num_code_bytes(self, num_values: int) -> int:
+        return super()._num_code_bytes(num_values) - (-num_values // 8)
+
+    def _pack(self, integers: np.ndarray, out: np.ndarray) -> None:
+        num_bytes = super()._num_code_bytes(len(integers))
+        out[num_bytes:] = np.packbits(integers & 1)
+        super()._pack(integers // 2, out=out[:num_bytes])
+
+    def _unpack(self, codes: np.ndarray, out: np.ndarray) -> None:
+        num_bytes = super()._num_code_bytes(len(out))
+        super()._unpack(codes[:num_bytes], out=out)
+        out *= 2
+        out += np.unpackbits(codes[num_bytes:], count=len(out))
+
+
+@settings
 class Int2(_Packed):
     """Two bits for each value and four bytes for each block: -s, 0 or s (see `Quantization`).
 
@@ -240,3 +275,10 @@ class Dither:
         scaled += self._offsets[: len(scaled)]
         np.copyto(out, scaled, casting="unsafe")
         return out
+
+
+def _nearest(scaled: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """The same with u = 1/2."""
+    scaled += OFFSET + 0.5
+    np.copyto(out, scaled, casting="unsafe")
+    return out

@@ -21,8 +21,10 @@ def num_bytes(compression: Compression, shape: Shape) -> int:
     return _coding(compression, shape).num_bytes(math.prod(shape))
 
 
-def encode(compression: Compression, leaf: np.ndarray, seed: int) -> np.ndarray:
+def encode(compression: Compression, leaf: np.ndarray, seed: int | None) -> np.ndarray:
     """The leaf as bytes, uint8 `(num_bytes,)`; the same leaf and seed give the same bytes.
+
+    Without a seed integers are the nearest rather than right on average.
 
     Raises:
         ValueError: it is not float32, or one of its values is not finite or too large.
@@ -32,7 +34,7 @@ def encode(compression: Compression, leaf: np.ndarray, seed: int) -> np.ndarray:
     return _coding(compression, leaf.shape).encode(np.ascontiguousarray(leaf).reshape(-1), seed)
 
 
-def decode(compression: Compression, data: Data, shape: Shape, seed: int) -> np.ndarray:
+def decode(compression: Compression, data: Data, shape: Shape, seed: int | None) -> np.ndarray:
     """The leaf, float32 and finite, of bytes that anybody may have written.
 
     Raises:
@@ -48,7 +50,7 @@ class Compressed:
     shape: Shape
     largest: float  # a magnitude that none of its values exceeds; of integers not the least such
 
-    def __init__(self, compression: Compression, data: Data, shape: Shape, seed: int) -> None:
+    def __init__(self, compression: Compression, data: Data, shape: Shape, seed: int | None) -> None:
         """Check the bytes, which it does not copy.
 
         Raises:

@@ -28,7 +28,7 @@ class Coding(Protocol):
         """How many bytes so many values take, whatever they are."""
         ...
 
-    def encode(self, values: np.ndarray, seed: int) -> np.ndarray:
+    def encode(self, values: np.ndarray, seed: int | None) -> np.ndarray:
         """The values as bytes, uint8 `(num_bytes,)`.
 
         Raises:
@@ -45,7 +45,7 @@ class Coding(Protocol):
         ...
 
     def pieces(
-        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+        self, data: np.ndarray, num_values: int, seed: int | None, weight: float, room: Room
     ) -> Iterator[Piece]:
         """The values times the weight, in order and each once; those in no piece are 0.
 

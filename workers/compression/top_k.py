@@ -39,7 +39,7 @@ class TopK:
         """Four for each stretch and for each value kept."""
         return 4 * _num_stretches(num_values) + 4 * self._num_kept(num_values)
 
-    def encode(self, values: np.ndarray, seed: int) -> np.ndarray:
+    def encode(self, values: np.ndarray, seed: int | None) -> np.ndarray:
         """Counts of all stretches, then places, then values; the seed is not used.
 
         Raises:
@@ -74,7 +74,7 @@ class TopK:
         return largest_bfloat16(halves)
 
     def pieces(
-        self, data: np.ndarray, num_values: int, seed: int, weight: float, room: Room
+        self, data: np.ndarray, num_values: int, seed: int | None, weight: float, room: Room
     ) -> Iterator[Piece]:
         """The values kept, times the weight, all at once, and their places."""
         _, _, halves = self._parts(data, num_values)
