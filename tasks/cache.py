@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import redis
@@ -13,6 +13,7 @@ from workers import params as trees
 from workers.params import Params
 
 Decode: TypeAlias = Callable[[codec.Buffer], Params]
+Step: TypeAlias = Callable[[Params, int], Params | None]
 
 
 class Kept(NamedTuple):
@@ -31,9 +32,9 @@ class Kept(NamedTuple):
 class Cache:
     """So that what is the same is not read again.
 
-    Only large ones have an id, and are remembered: the others are read as fast as their id. The oldest goes
-    first, whoever has asked for it since, as a newer version is what is asked for next. Threads that want the
-    same at once read it once.
+    Only those with an id are remembered, which most small ones have not: they are read as fast as it. The
+    oldest goes first, whoever has asked for it since, as a newer version is what is asked for next. Threads
+    that want the same at once read it once.
     """
 
     def __init__(self, max_bytes: int, *, keeps_last: bool = False) -> None:
@@ -83,6 +84,23 @@ class Cache:
         found = values.read(client, key)
         return None if found is None else decode(found)
 
+    def made(self, path: Sequence[tuple[str, bytes]], step: Step) -> Params | None:
+        """The tree at the path's end, made of the last one on it that is remembered, or None.
+
+        The path is of keys, and what their messages begin with. `step` makes, of a tree on it, the next, whose
+        place on it is the number, or None if it cannot; a tree that can be written to it may change.
+        """
+        with self._lock:
+            places = [place for place, (key, begin) in enumerate(path) if self._tree_at(key, begin)]
+            if not places:
+                return None
+            tree: Params | None = self._tree_at(*path[places[-1]])
+            for place in range(places[-1] + 1, len(path)):
+                tree = step(tree, place) if tree else None
+            if tree and places[-1] + 1 < len(path):
+                self._keep(path[-1][0], Kept(path[-1][1], tree=_frozen(tree)))
+            return tree
+
     def update(self, written: Mapping[str, Parts], deleted: Iterable[str]) -> None:
         """Remember trees that were just written, and let go of what is there no more.
 
@@ -99,7 +117,13 @@ class Cache:
     def _has_room_for(self, num_bytes: int) -> bool:
         return self._keeps_last or num_bytes <= self._max_bytes
 
+    def _tree_at(self, key: str, begin: bytes) -> Params:
+        """The tree of the message at this key that begins so, if it is remembered; else none."""
+        kept = self._kept.get(key)
+        return kept.tree if kept is not None and kept.begin == begin else {}
+
     def _keep(self, key: str, kept: Kept) -> None:
+        self._kept.pop(key, None)
         self._kept[key] = kept
         self._let_go(beside=1)
 

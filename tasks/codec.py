@@ -56,12 +56,12 @@ class Coding(NamedTuple):
     """How the float32 leaves of a tree are written; sender and receiver know it from the experiment."""
 
     compression: Compression | None = None  # None: as they are
-    seed: int = 0
+    seed: int | None = 0  # None: nothing is drawn, integers are the nearest
     or_raw: bool = False  # or they may be as they are, like the last version of a model
 
-    def of_leaf(self, number: int) -> int:
+    def of_leaf(self, number: int) -> int | None:
         """The seed of one of the tree's leaves."""
-        return (self.seed + number) % 2**63
+        return None if self.seed is None else (self.seed + number) % 2**63
 
 
 RAW = Coding()
@@ -176,36 +176,53 @@ def encode_tree(tree: Mapping[str, Array], coding: Coding = RAW) -> Buffer:
     return tree_in_parts(tree, coding).whole
 
 
-def tree_in_parts(tree: Mapping[str, Array], coding: Coding = RAW) -> Parts:
-    """The same, its arrays still where they are."""
-    message = in_parts({"v": 1, "tree": pack_tree(tree, coding, may_be_blank=True)}, tree_in="tree")
+def tree_in_parts(tree: Mapping[str, Array], coding: Coding = RAW, identity: bytes | None = None) -> Parts:
+    """The same, its arrays still where they are, and apart in any case if it is to have an id."""
+    message = packed_in_parts(pack_tree(tree, coding, may_be_blank=True), identity)
     if coding.compression is None:
         message.tree = {path: np.asarray(leaf) for path, leaf in tree.items()}
     return message
 
 
-def decode_tree(data: Buffer, reference: Mapping[str, Array] | None, coding: Coding = RAW) -> Params:
+def packed_in_parts(packed: PackedTree, identity: bytes | None = None) -> Parts:
+    """The same of a tree that is packed."""
+    return in_parts({"v": 1, "tree": packed}, tree_in="tree", identity=identity)
+
+
+def decode_tree(
+    data: Buffer,
+    reference: Mapping[str, Array] | None,
+    coding: Coding = RAW,
+    *,
+    unpacked: bool = True,
+) -> Params:
     """The inverse of `encode_tree`, checked as `unpack_tree` does."""
     message = unpack(data, num_leaves(data, reference))
     if message.keys() != {"v", "tree"} or type(message["v"]) is not int or message["v"] != 1:
         raise MalformedMessage(f"expected a tree of format 1, got a map of {str(sorted(message)):.{SHOWN}}")
-    return unpack_tree(message["tree"], reference, coding, may_be_blank=True)
+    return unpack_tree(message["tree"], reference, coding, may_be_blank=True, unpacked=unpacked)
 
 
 def in_parts(
-    fields: Mapping[str, Any], tree_in: str | None = None, default: Callable[[Any], Any] | None = None
+    fields: Mapping[str, Any],
+    tree_in: str | None = None,
+    default: Callable[[Any], Any] | None = None,
+    identity: bytes | None = None,
 ) -> Parts:
-    """The fields as a message; `tree_in` names the one that is a packed tree, `default` is msgpack's."""
+    """The fields as a message; `tree_in` names the one that is a packed tree, `default` is msgpack's.
+
+    With an `identity` a small tree's arrays lie apart, too, and that is the id.
+    """
     tree = fields[tree_in] if tree_in else None
     sizes = [len(leaf["data"]) for _, leaf in tree or ()]
-    if tree is None or sum(sizes) < APART:
+    if tree is None or (sum(sizes) < APART and identity is None):
         return Parts(msgpack.packb(fields, default=default))
     counted = [[path, {**leaf, "data": size}] for (path, leaf), size in zip(tree, sizes, strict=True)]
     header: bytes = msgpack.packb({**fields, str(tree_in): counted}, default=default)
     begin = _aligned(PREFIX + len(header) + 5)
     num_bytes = sum(map(_aligned, sizes[:-1])) + sizes[-1]
     padding = b"\xc0" * (begin - PREFIX - len(header) - 5)
-    start = _unsigned(0xCE, len(header)) + b"\xc4\x08" + secrets.token_bytes(ID_BYTES)
+    start = _unsigned(0xCE, len(header)) + b"\xc4\x08" + (identity or secrets.token_bytes(ID_BYTES))
     parts: list[Buffer] = [start + header + padding + _unsigned(0xC6, num_bytes % 2**32)]
     for (_, leaf), size in zip(tree, sizes, strict=True):
         parts += [leaf["data"], bytes(_aligned(size) - size)]
@@ -271,6 +288,11 @@ def length(begin: Buffer) -> int | None:
     if begin[:1] != b"\xce" or arrays > len(begin):
         return None
     return arrays + int.from_bytes(begin[arrays - 4 : arrays], "big")
+
+
+def id_of(begin: Buffer) -> bytes:
+    """The id of the message that begins so, which has one."""
+    return bytes(begin[PREFIX - ID_BYTES : PREFIX])
 
 
 def num_leaves(data: Buffer, reference: Mapping[str, Array] | None) -> int:

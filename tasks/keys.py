@@ -13,6 +13,8 @@ site:<site>             string, expires  that site     when it was last seen, an
 {E}:head                hash             coordinator   phase, version, counts: `state.Head`
 {E}:sites               hash             coordinator   site -> `state.SiteRecord`
 {E}:model:<version>     string or hash   coordinator   parameters; there while somebody needs them
+{E}:model:<v>:after:<u>  string or hash  coordinator   their difference to those of version u, coded
+{E}:model:chain         string           coordinator   versions that differences join: `messages.Chain`
 {E}:memory              string or hash   coordinator   the strategy's memory: buffer, optimizer state;
                                                          before training: what sites describe
 {E}:order:<site>        string           coordinator   the site's unfinished order
@@ -69,6 +71,16 @@ def sites(experiment: str) -> str:
 def model(experiment: str, version: int) -> str:
     """Key of one version's parameters."""
     return f"fedelta:{{{experiment}}}:model:{version}"
+
+
+def difference(experiment: str, version: int, before: int) -> str:
+    """Key of the difference that makes a version of the one before."""
+    return f"{model(experiment, version)}:after:{before}"
+
+
+def chain(experiment: str) -> str:
+    """Key of the chain of versions that differences join."""
+    return f"fedelta:{{{experiment}}}:model:chain"
 
 
 def memory(experiment: str) -> str:

@@ -49,6 +49,7 @@ class Ledger:
                 pipe.sadd(keys.RUNNING, name)
                 upload.watch(pipe)
                 pipe.multi()
+                pipe.delete(keys.chain(name))  # of one that this Redis has forgotten
                 pipe.set(keys.spec(name), messages.encode_spec(spec))
                 upload.put(pipe)
                 turn.write_state(pipe, experiment, State(head=new.head, sites={}), new)

@@ -27,7 +27,7 @@ from workers.errors import MalformedMessage
 from workers.metrics import Metrics
 from workers.params import Array
 from workers.settings import Name, explain, message, settings
-from workers.spec import Experiment, Spec
+from workers.spec import Differences, Experiment, Spec
 
 FORMAT = 1
 MAX_BYTES = 16_384  # of a message with neither a tree nor an experiment in it
@@ -98,6 +98,14 @@ class Order:
     def claim(self) -> str:
         """What a lease on it begins with."""
         return claim(self.id, self.issued)
+
+
+@message
+class Chain:
+    """The newest versions, each joined to the next by a difference, oldest first."""
+
+    versions: list[Count] = Field(default_factory=list)
+    begins: list[bytes] = Field(default_factory=list)  # of their messages in full
 
 
 @message
@@ -268,8 +276,23 @@ def coding_of_delta(experiment: Experiment, site: str, sequence: int) -> codec.C
 
 
 def coding_of_model(experiment: Experiment, version: int) -> codec.Coding:
-    """How a version of the model is written; an experiment's last is as it is."""
-    return codec.Coding(experiment.compression.down, seed_of(experiment, "", version), or_raw=True)
+    """How a version of the model is written in full; an experiment's last is as it is."""
+    down = experiment.compression.down
+    if isinstance(down, Differences):
+        return codec.RAW
+    return codec.Coding(down, seed_of(experiment, "", version), or_raw=True)
+
+
+def coding_of_difference(experiment: Experiment) -> codec.Coding:
+    """How the difference of two versions is written: without a seed, since what it leaves out is in the next.
+
+    Raises:
+        TypeError: the experiment has none.
+    """
+    down = experiment.compression.down
+    if not isinstance(down, Differences):
+        raise TypeError(f"expected compression.down of kind differences, got {down}")
+    return codec.Coding(down.coding, seed=None)
 
 
 def _num_leaves(kind: type, data: codec.Buffer, reference: Mapping[str, Array] | None) -> int:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks import bell, cache, codec, keys, messages, values
+from tasks import bell, cache, codec, differences, keys, messages, values
 from tasks.bell import Call
 from tasks.messages import Announcement, EvaluationRow, Offer, Order, Submission
 from workers.errors import NotFound
 from workers.metrics import Metrics
 from workers.params import Array, Params
-from workers.spec import Experiment, Spec
+from workers.spec import Differences, Experiment, Spec
 
 LEASE = 10  # seconds that a lease lasts if its holder does not renew it
 REMEMBERED = 30 * 24 * 3600  # seconds that a site's last announcement is kept
@@ -150,12 +150,18 @@ class SiteLedger:
             NotFound: nobody needs that version any more, so it is deleted.
             MalformedMessage: it is not like the reference: this site has another model of that name.
         """
+        tree, num_bytes = None, 0
+        if isinstance(experiment.compression.down, Differences):
+            tree, num_bytes = differences.follow(self._redis, remembered, experiment, version)
+        if tree is not None:
+            return tree, num_bytes
         coding = messages.coding_of_model(experiment, version)
         key = keys.model(experiment.name, version)
         found = remembered.tree(self._redis, key, lambda stored: codec.decode_tree(stored, reference, coding))
         if found is None:
             raise NotFound(f"experiment {experiment.name}: version {version} is deleted")
-        return found
+        tree, in_full = found
+        return tree, num_bytes + in_full
 
     def submit(self, experiment: str, lease: Lease, submission: Submission) -> bool:
         """Store the submission, tell the inbox, and ring; False if the order was finished meanwhile."""

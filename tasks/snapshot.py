@@ -212,7 +212,7 @@ def _arrived(snapshot: Snapshot, now: float) -> tuple[Head, Event]:
 
 
 def _leftovers(experiment: Experiment) -> list[str]:
-    """Keys that may be there and would be added to."""
+    """Keys that may be there and would be added to, or believed."""
     name = experiment.name
-    own = [key(name) for key in (keys.head, keys.sites, keys.inbox)]
+    own = [key(name) for key in (keys.head, keys.sites, keys.inbox, keys.chain)]
     return [*own, *(stream.key for stream in streams(experiment))]

@@ -4,12 +4,13 @@
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 import redis
 
-from tasks import attendance, cache, codec, hooks, keys, messages, state, values
+from tasks import attendance, cache, codec, differences, hooks, keys, messages, state, values
 from tasks.messages import (
     Announcement,
     Asked,
@@ -24,7 +25,7 @@ from tasks.state import Head, Phase, SiteRecord, State
 from workers import params as trees
 from workers.errors import Conflict, ExperimentError, MalformedMessage, NotFound
 from workers.params import Params
-from workers.spec import Experiment, Spec
+from workers.spec import Differences, Experiment, Spec
 from workers.strategies import Server
 
 logger = logging.getLogger(__name__)
@@ -224,8 +225,10 @@ class Turn:
         name, pipe = self._name, self._pipe
         new = state.counted(new)
         self._models.clear()
-        written = self._encoded(server, new.head.phase)
-        unneeded = [keys.model(name, version) for version in self.state.needed_versions - new.needed_versions]
+        written, unneeded = self._encoded(server, new.head.phase)
+        unneeded += [
+            keys.model(name, version) for version in self.state.needed_versions - new.needed_versions
+        ]
         with values.uploaded(self._redis, written) as upload:
             if self.state.head.phase == "finished" != new.head.phase:
                 pipe.sadd(keys.RUNNING, name)
@@ -300,18 +303,31 @@ class Turn:
         self._num_entries = self._pipe.llen(keys.inbox(self._name))
         self._unnamed = sorted(self.submitted())
 
-    def _encoded(self, server: Server | None, phase: Phase) -> dict[str, codec.Parts]:
-        """What is new of it in this phase, by key; the last version of an experiment is sent as it is."""
-        written = {}
+    def _encoded(self, server: Server | None, phase: Phase) -> tuple[dict[str, codec.Parts], list[str]]:
+        """What is new of it in this phase, by key, and keys of differences that nobody needs any more.
+
+        The last version of an experiment is sent as it is.
+        """
+        experiment, before = self.spec.experiment, self.state.head.version
+        written, unneeded = {}, list[str]()
         if server is not None:
-            memory = with_exact(self.spec.experiment, server)
+            memory = with_exact(experiment, server)
             written[keys.memory(self._name)] = codec.tree_in_parts(memory)
         if self._is_compressed and self.state.head.phase == "running" != phase:
             last = server or self.server()
-            written[keys.model(self._name, last.version)] = codec.tree_in_parts(last.params)
-        elif server is not None and server.version != self.state.head.version:
-            written[keys.model(self._name, server.version)] = published(self.spec.experiment, server)
-        return written
+            whole = codec.tree_in_parts(last.params, identity=differences.identity(experiment))
+            written[keys.model(self._name, last.version)] = whole
+            unneeded = differences.all_keys(self._redis, self._name)
+        elif server is not None and server.version != before:
+            if isinstance(experiment.compression.down, Differences):
+                sent = self.model(before)
+                self._models.clear()  # its arrays may become those of the next
+                with _sendable(server):
+                    new, unneeded = differences.publish(self._redis, experiment, server, before, sent)
+                written |= new
+            else:
+                written[keys.model(self._name, server.version)] = published(experiment, server)
+        return written, unneeded
 
 
 def now(pipe: redis.client.Pipeline) -> float:
@@ -352,13 +368,21 @@ def exact(memory: Params) -> tuple[Params, Params]:
 
 
 def published(experiment: Experiment, server: Server) -> codec.Parts:
-    """The server's version of the model, as sites get it.
+    """The server's version of the model in full, as sites get it.
 
     Raises:
         ExperimentError: a value is too large for the experiment's compression.
     """
+    coding = messages.coding_of_model(experiment, server.version)
+    with _sendable(server):
+        return codec.tree_in_parts(server.params, coding, differences.identity(experiment))
+
+
+@contextmanager
+def _sendable(server: Server) -> Iterator[None]:
+    """What cannot be written in there cannot be sent."""
     try:
-        return codec.tree_in_parts(server.params, messages.coding_of_model(experiment, server.version))
+        yield
     except ValueError as error:
         version = f"version {server.version} of the model"
         raise ExperimentError(f"compression.down: {version} cannot be sent so: {error}") from error

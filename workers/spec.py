@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 import numpy as np
 from pydantic import Discriminator, Field, Strict, Tag, model_validator
 
-from workers.compression import Compression
+from workers.compression import Compression, Int4
 from workers.data_settings import Data
 from workers.metrics import METRICS, MetricName
 from workers.models import ConvolutionalNetwork, Model, OwnModel, TargetKind
@@ -54,15 +54,26 @@ class LocalTraining:
 
 
 @settings
+class Differences:
+    """Each version as its difference to the one before, where that is fewer bytes (`tasks/differences.py`).
+
+    What one difference leaves out is in the next, so any coding will do, even top-k.
+    """
+
+    kind: Literal["differences"] = "differences"
+    coding: Compression = Int4(block=1024)
+
+
+@settings
 class Traffic:
     """How what travels is compressed, if it is."""
 
     up: Compression | None = None  # sites' deltas
-    down: Compression | None = None  # versions of the model
+    down: Annotated[Compression | Differences, Field(discriminator="kind")] | None = None  # versions
 
     @model_validator(mode="after")
-    def _keeps_nothing_at_the_centre(self) -> "Traffic":
-        if self.down is not None and self.down.needs_feedback:
+    def _leaves_nothing_out_for_good(self) -> "Traffic":
+        if self.down is not None and not isinstance(self.down, Differences) and self.down.needs_feedback:
             raise ValueError(
                 f"down: {self.down.kind} is for deltas; a model has no values that can be left out"
             )
