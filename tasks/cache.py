@@ -87,8 +87,8 @@ class Cache:
     def made(self, path: Sequence[tuple[str, bytes]], step: Step) -> Params | None:
         """The tree at the path's end, made of the last one on it that is remembered, or None.
 
-        The path is of keys, and what their messages begin with. `step` makes, of a tree on it, the next, whose
-        place on it is the number, or None if it cannot; a tree that can be written to it may change.
+        The path is of keys, and what their messages begin with. `step` makes, of a tree on it, the next, of
+        which it is told the place, or None if it cannot; a tree that can be written to it may change.
         """
         with self._lock:
             places = [place for place, (key, begin) in enumerate(path) if self._tree_at(key, begin)]

@@ -1,12 +1,13 @@
 """Versions as differences, each to the one published before: W_v = W_u + C(x_v - W_u).
 
-x is the exact model, W what all sites have of it, and C the coding. What C loses of one difference is part of
-the next, so it does not add up: EF21-P (Gruntkowska et al. 2022, arXiv 2209.15218, algorithm 1), with one W for
-all sites. It asks that C loses no more than there is, so integers are rounded to the nearest, not at random.
+x is the exact model, W what all sites have of it, and C the coding. What C loses of one difference is part
+of the next, so it does not add up: EF21-P (Gruntkowska et al. 2022, arXiv 2209.15218, algorithm 1), here with
+the same W for all sites. It asks that C loses no more than there is, so integers are rounded to the nearest,
+not at random.
 
-Who has any version of the chain fetches the differences after it, the others W_v in full. A difference has the
-id of the W_v that it makes, and the chain says which ids follow one another; so nobody comes to another W_v,
-even if a Redis has forgotten a version, and another was made in its place.
+Who has any version of the chain fetches the differences after it, the others W_v in full. A difference has
+the id of the W_v that it makes, and the chain says which ids follow one another; so nobody comes to another
+W_v, even if a Redis has forgotten a version, and another was made in its place.
 """
 
 import secrets

@@ -1,10 +1,16 @@
 """What must hold of an experiment's ledger at any moment, whatever has happened to it so far."""
 
 from collections import Counter
+from itertools import pairwise
 
-from tasks import codec, keys, messages, progress
+import numpy as np
+
+from tasks import codec, differences, keys, messages, progress, values
 from tasks.messages import Order
+from tasks.site_ledger import SiteLedger
 from tests.conftest import zeros
+from workers import params as trees
+from workers.spec import Differences
 from workers.strategies import Server, Update
 
 
@@ -24,13 +30,15 @@ def check(client, experiment, delta_of, taken_back):
     check_what_is_asked(client, found)
     check_nobody_is_forgotten(found, rows, experiment.strategy)
     check_model(client, found, experiment, replay(found, rows, experiment.strategy, delta_of))
-    kept = {int(key.rpartition(b":")[2]) for key in client.keys("fedelta:{trial}:model:*")}
     bases = {site.record.base_version for site in found.sites}
-    assert kept == {found.head.version, found.head.evaluating, *bases} - {None}
+    needed = {found.head.version, found.head.evaluating, *bases} - {None}
+    check_models(client, {keys.model("trial", version).encode() for version in needed})
 
 
 def check_model(client, found, experiment, params):
     """The current version is there as the experiment sends it, and the last as it is, also once resumed."""
+    if isinstance(experiment.compression.down, Differences):
+        return check_followed(client, found, params)
     coding = messages.coding_of_model(experiment, found.head.version)
     sent = codec.decode_tree(codec.encode_tree(params, coding), None, coding)
     stored = codec.encode_tree(progress.model(client, "trial", found.head.version))
@@ -38,6 +46,27 @@ def check_model(client, found, experiment, params):
     if not possible or found.head.resumed:
         possible.append(codec.encode_tree(params))
     assert stored in possible
+
+
+def check_followed(client, found, params):
+    """The exact model is in the memory; the last version is it, others are near, and a site gets just these."""
+    memory = codec.decode_tree(values.read(client, keys.memory("trial")), None)
+    exact, version = trees.below("exact model", memory), found.head.version
+    assert codec.encode_tree(exact) == codec.encode_tree(params)
+    published = progress.model(client, "trial", version)
+    assert max(float(np.abs(published[path] - leaf).max()) for path, leaf in exact.items()) < 1.0
+    if found.head.phase in ("finishing", "finished") and found.head.outcome != "":
+        assert codec.encode_tree(published) == codec.encode_tree(exact)
+    fetched, _ = SiteLedger(client).model(found.spec.experiment, version, exact)
+    assert codec.encode_tree(fetched) == codec.encode_tree(published)
+
+
+def check_models(client, needed):
+    """Versions that somebody needs, and differences that join the chain of the newest, and nothing else."""
+    chain = differences.chain(client, "trial").versions
+    joined = {keys.difference("trial", version, before).encode() for before, version in pairwise(chain)}
+    joined |= {keys.chain("trial").encode()} if chain else set()
+    assert set(client.keys("fedelta:{trial}:model:*")) == needed | joined
 
 
 def check_versions(found, rows, experiment):

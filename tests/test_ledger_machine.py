@@ -515,9 +515,15 @@ def test_an_experiment_with_personal_models_is_as_sound(client, monkeypatch, kin
     run_machine(client, monkeypatch, {"kind": kind}, is_personal=True, max_examples=8)
 
 
-def test_an_experiment_whose_messages_are_compressed_is_as_sound(client, monkeypatch):
+@pytest.mark.parametrize(
+    "down",
+    [{"kind": "bfloat16"}, {"kind": "differences", "coding": {"kind": "int8"}}],
+    ids=lambda down: down["kind"],
+)
+def test_an_experiment_whose_messages_are_compressed_is_as_sound(client, monkeypatch, down):
+    """Of differences, one site has seen all that there ever was, also what Redis has forgotten."""
     for module in ("tests.test_ledger_machine", "tests.soundness"):
         monkeypatch.setattr(f"{module}.zeros", wide_zeros)
-    compression = {"up": {"kind": "int8"}, "down": {"kind": "bfloat16"}}
+    compression = {"up": {"kind": "int8"}, "down": down}
     strategy = {"kind": "fedbuff", "buffer_size": 3}
     run_machine(client, monkeypatch, strategy, compression=compression, max_examples=8)

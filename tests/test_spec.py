@@ -335,6 +335,22 @@ def test_a_site_keeps_what_its_top_k_has_left_out_and_nothing_of_any_other_kind(
             'down = { kind = "int8", block = 100 }',
             "compression.down.block: expected a power of two from 16 to 65536, got 100",
         ),
+        (
+            'down = { kind = "differences", coding = { kind = "int4", block = 100 } }',
+            "compression.down.coding.block: expected a power of two from 16 to 65536, got 100",
+        ),
+        (
+            'down = { kind = "differences", coding = { kind = "differences" } }',
+            "compression.down.coding.kind: expected one of 'bfloat16', 'float16', 'int8', ",
+        ),
+        (
+            'down = { kind = "differences", block = 1024 }',
+            "compression.down.block: is not a field that is known here; expected one of kind, coding",
+        ),
+        (
+            'up = { kind = "differences" }',
+            "compression.up.kind: expected one of 'bfloat16', 'float16', 'int8', 'int4', 'int3', 'int2', ",
+        ),
         ('up = { kind = "int8", block = 8 }', "compression.up.block: expected a power of two from 16 to"),
         ('up = { kind = "int2", block = 96 }', "compression.up.block: expected a power of two from 16 to"),
         ('up = { kind = "int8", rotation = 2 }', "compression.up.rotation: should be a valid boolean"),
