@@ -49,7 +49,7 @@ def check_model(client, found, experiment, params):
 
 
 def check_followed(client, found, params):
-    """The exact model is in the memory; the last version is it, others are near, and a site gets just these."""
+    """The exact model is in the memory; the last version is it, others are near, and sites get them."""
     memory = codec.decode_tree(values.read(client, keys.memory("trial")), None)
     exact, version = trees.below("exact model", memory), found.head.version
     assert codec.encode_tree(exact) == codec.encode_tree(params)

@@ -69,7 +69,7 @@ def description_of(schema: Schema, site: str) -> Description:
 
 def wide_zeros() -> Params:
     """An initial model that is large enough to be compressed."""
-    return {"weight": np.zeros((70, 1), np.float32), "bias": np.zeros(1, np.float32)}
+    return {"weight": np.zeros((400, 1), np.float32), "bias": np.zeros(1, np.float32)}
 
 
 def drain(turn: Turn) -> state.State:
