@@ -52,16 +52,21 @@ def publish(
     begin = values.identity(client, keys.model(name, before))
     is_joined = bool(old.versions) and (old.versions[-1], old.begins[-1]) == (before, begin)
     start = old if is_joined else Chain(versions=[before], begins=[begin])
-    num_links = min((len(whole) - 1) // len(coded), MAX_LINKS)  # together they are shorter than the whole
+    length = num_links(len(whole), len(coded))
     new = Chain(
-        versions=[*start.versions, version][-num_links - 1 :],
-        begins=[*start.begins, whole.begin][-num_links - 1 :],
+        versions=[*start.versions, version][-length - 1 :],
+        begins=[*start.begins, whole.begin][-length - 1 :],
     )
     written = {keys.model(name, version): whole, keys.chain(name): Parts(messages.encode(new))}
-    if num_links:
+    if length:
         written[keys.difference(name, version, before)] = coded
     kept = _links(name, new)
     return written, [key for key in _links(name, old) if key not in kept]
+
+
+def num_links(whole: int, difference: int) -> int:
+    """How many differences of so many bytes are kept: together they are shorter than the whole."""
+    return min((whole - 1) // difference, MAX_LINKS)
 
 
 def between(x: Params, sent: Params, coding: codec.Coding) -> tuple[codec.PackedTree, Params]:

@@ -269,6 +269,18 @@ def test_without_the_chain_a_site_fetches_the_whole_and_the_next_version_begins_
     assert num_bytes < length(client, keys.model("trial", 3)) / 4
 
 
+def test_a_chain_whose_last_version_was_written_anew_is_not_gone_on_with(client):
+    spec = start(client, sites=["a"])
+    versions(client, spec, 2)
+    site = Site(client, spec)
+    site.model(2)
+    other = codec.tree_in_parts(params_of(7, width=WIDTH), identity=b"12345678")
+    client.set(keys.model("trial", 2), other.whole)
+    versions(client, spec, 3)
+    assert (chain_of(client).versions, list(links(client))) == ([2, 3], ["3:after:2"])
+    assert_same_bits(site.model(3)[0], published_of(client, 3))
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

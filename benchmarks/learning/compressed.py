@@ -17,17 +17,21 @@ import numpy as np
 
 from benchmarks.learning import heart, medmnist, stroke, study
 from benchmarks.learning.study import Outcome
-from tasks import codec, environment, messages
+from tasks import codec, differences, environment, messages
+from tasks.messages import Chain
 from workers import data, inference, originals, scoring
+from workers.spec import Differences
 
 UNCOMPRESSED = "none"
 AGAIN = "none, again"  # with the same seeds: what the order in which updates come changes
 INT4 = {"kind": "int4", "block": 1024}
+INT3 = {"kind": "int3", "block": 1024}
 VARIANTS: dict[str, dict[str, Any]] = {
     UNCOMPRESSED: {},
     AGAIN: {},
     "int4": {"up": INT4, "down": INT4},
     "int2 up, int4 down": {"up": {"kind": "int2"}, "down": INT4},
+    "int4 up, int3 differences down": {"up": INT4, "down": {"kind": "differences", "coding": INT3}},
 }
 COLUMNS = ("up and down", "bytes up", "bytes down", "times fewer", "AUROC", "difference to none")
 
@@ -100,7 +104,7 @@ class Measured:
         """Measure these runs."""
         return cls(
             up=sum(run.summary["bytes_up"] for run in runs) / sum(run.summary["applied"] for run in runs),
-            down=float(np.mean([version_bytes(run) for run in runs])),
+            down=float(np.mean([bytes_down(run) for run in runs])),
             aurocs=[auroc(run) for run in runs],
         )
 
@@ -117,10 +121,28 @@ class Measured:
         )
 
 
-def version_bytes(run: Outcome) -> int:
-    """Bytes of a version of the model, as a site fetches it for an order; they follow from its shapes."""
-    coding = messages.coding_of_model(run.spec.experiment, run.summary["versions"])
-    return len(codec.encode_tree(run.params["global"], coding))
+def bytes_down(run: Outcome) -> float:
+    """Bytes of the version of the model that a site fetches for an order; they follow from its shapes.
+
+    Of differences, a site fetches those since its order before, as many as that was versions ago; an order of
+    the same version counts as one of the next, as where versions are fetched in full it counts as one.
+    """
+    experiment, params = run.spec.experiment, run.params["global"]
+    coding = messages.coding_of_model(experiment, run.summary["versions"])
+    whole = len(codec.encode_tree(params, coding))
+    if not isinstance(experiment.compression.down, Differences):
+        return whole
+    packed = codec.pack_tree(params, messages.coding_of_difference(experiment))
+    difference = len(codec.packed_in_parts(packed, bytes(codec.ID_BYTES)))
+    most = differences.num_links(whole, difference)
+    newest = [run.summary["versions"]] * (most + 1)
+    chain = len(messages.encode(Chain(versions=newest, begins=[bytes(codec.PREFIX)] * len(newest))))
+    had, fetched = dict[str, int](), []
+    for site, version in sorted(run.orders):
+        behind = max(version - had[site], 1) if site in had else most + 1
+        fetched.append(chain + (whole if behind > most else behind * difference))
+        had[site] = version
+    return float(np.mean(fetched))
 
 
 def main(names: Iterable[str]) -> None:

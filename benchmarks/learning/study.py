@@ -31,6 +31,7 @@ class Outcome:
     curve: Sequence[tuple[float, float]]  # seconds, and the watched metric's mean over sites
     spec: Spec
     params: Mapping[str, Params]  # of the global model, and of the pooled one if there is one
+    orders: Sequence[tuple[str, int]]  # of each update its site and base version, as they came in
 
     def at_sites(self, metric: str, model: str = "global") -> dict[str, float]:
         """By site, a metric of one of the models; a site where it is not defined is left out."""
@@ -108,7 +109,9 @@ def _outcome(folder: Path, summary: Mapping[str, Any]) -> Outcome:
     if (pooled := folder / "pooled.safetensors").exists():
         models["pooled"] = model_file.load(pooled)[1]
     curve = _curve(folder / "evaluations.csv", summary)
-    return Outcome(summary=summary, curve=curve, spec=spec, params=models)
+    with (folder / "history.csv").open(newline="") as file:
+        orders = [(row["site"], int(row["base_version"])) for row in csv.DictReader(file)]
+    return Outcome(summary=summary, curve=curve, spec=spec, params=models, orders=orders)
 
 
 def _curve(path: Path, summary: Mapping[str, Any]) -> list[tuple[float, float]]:
