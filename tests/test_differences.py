@@ -225,9 +225,12 @@ def test_an_older_version_than_the_one_that_is_remembered_is_fetched_in_full(cli
     versions(client, spec, 2)
     site = Site(client, spec)
     site.model(2)
-    found, num_bytes = site.model(0)  # the base of c's order
-    assert_same_bits(found, params_of(0, width=WIDTH))
-    assert num_bytes > length(client, keys.model("trial", 0))
+    for newest in (2, 20):  # it is in the chain, and is not any more
+        versions(client, spec, newest)
+        site.remembered._kept.pop(keys.model("trial", 0), None)
+        found, num_bytes = site.model(0)  # the base of c's order
+        assert_same_bits(found, params_of(0, width=WIDTH))
+        assert num_bytes == sum(length(client, key) for key in (keys.model("trial", 0), keys.chain("trial")))
 
 
 def test_what_a_site_has_is_not_changed_by_what_follows(client):
@@ -457,13 +460,16 @@ def test_of_large_models_it_is_the_same_though_arrays_are_used_again(client, mon
         assert_same_bits(one, other)
 
 
-def test_the_difference_of_a_whole_model_is_never_in_memory(client, monkeypatch):
+def test_the_difference_of_a_whole_model_is_never_in_memory_nor_are_two_of_what_sites_have(monkeypatch):
     sizes = []
     pack = codec.pack_tree
     monkeypatch.setattr(codec, "pack_tree", lambda tree, *more: sizes.append(len(tree)) or pack(tree, *more))
     x, sent = (trees.under("layer", params_of(seed)) for seed in (0, 1))
-    differences.between(x, {path: leaf.copy() for path, leaf in sent.items()}, codec.Coding(Int4(), None))
+    own = {path: leaf.copy() for path, leaf in sent.items()}
+    _, made = differences.between(x, own, codec.Coding(Int4(), None))
     assert sizes == [1, 1]
+    assert all(np.shares_memory(made[path], leaf) for path, leaf in own.items())
+    assert 0 < distance(made, x) < 0.2 * distance(sent, x)
 
 
 def test_a_hospitals_credentials_are_enough(client):
