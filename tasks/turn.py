@@ -321,7 +321,6 @@ class Turn:
         elif server is not None and server.version != before:
             if isinstance(experiment.compression.down, Differences):
                 sent = self.model(before)
-                self._models.clear()  # its arrays may become those of the next
                 with _sendable(server):
                     new, unneeded = differences.publish(self._redis, experiment, server, before, sent)
                 written |= new
