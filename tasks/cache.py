@@ -123,7 +123,6 @@ class Cache:
         return kept.tree if kept is not None and kept.begin == begin else {}
 
     def _keep(self, key: str, kept: Kept) -> None:
-        self._kept.pop(key, None)
         self._kept[key] = kept
         self._let_go(beside=1)
 
