@@ -14,7 +14,9 @@ from orchestrator.runs import Run
 from tasks import progress
 from tasks.messages import EvaluationRow
 from tasks.progress import Progress
+from workers.compression import Compression
 from workers.metrics import METRICS, Metrics, weighted_mean
+from workers.spec import Differences
 
 
 def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
@@ -39,8 +41,8 @@ def of(client: redis.Redis, run: Run, found: Progress) -> dict[str, Any]:
         "bytes_up": head.bytes_up,
         "bytes_down": head.bytes_down,
         "compression": {
-            "up": experiment.compression.up and experiment.compression.up.kind,
-            "down": experiment.compression.down and experiment.compression.down.kind,
+            "up": named(experiment.compression.up),
+            "down": named(experiment.compression.down),
         },
         "faults": {kind: asdict(fault) for kind, fault in happened.items()},
         "watched_metric": experiment.watched_metric,
@@ -102,6 +104,13 @@ def _own_models(found: Progress, final: Mapping[str, EvaluationRow], run: Run) -
         mean = weighted_mean((final[site].num_examples, metrics) for site, metrics in measured.items())
         models[model] = {"mean": mean, "sites": measured}
     return models
+
+
+def named(compression: Compression | Differences | None) -> str | None:
+    """As what something is written, in words; None if it is as it is."""
+    if isinstance(compression, Differences):
+        return f"{compression.kind} in {compression.coding.kind}"
+    return compression and compression.kind
 
 
 def traffic(found: Mapping[str, Any], direction: Literal["up", "down"]) -> str:

@@ -57,9 +57,9 @@ def publish(
         versions=[*start.versions, version][-length - 1 :],
         begins=[*start.begins, whole.begin][-length - 1 :],
     )
-    written = {keys.model(name, version): whole, keys.chain(name): Parts(messages.encode(new))}
-    if length:
-        written[keys.difference(name, version, before)] = coded
+    written = {keys.difference(name, version, before): coded} if length else {}
+    written[keys.chain(name)] = Parts(messages.encode(new))
+    written[keys.model(name, version)] = whole  # last, as of what is written the newest is remembered
     kept = _links(name, new)
     return written, [key for key in _links(name, old) if key not in kept]
 

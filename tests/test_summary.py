@@ -1,10 +1,13 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from orchestrator import summary
 from orchestrator.runs import Run
+from workers.compression import Int3, Int4
+from workers.spec import Differences
 
 RUN = Run(folder=Path("runs/trial"))
 LAPSE = {"count": 1, "is_at_least": False, "first_seconds": 20.0, "last_seconds": 20.0, "sites": {}}
@@ -63,6 +66,14 @@ def test_the_bytes_of_a_run_are_told_in_all_and_for_an_update_and_how_they_are_w
     assert "bytes from the sites 7,000 (1,000 an update, as int8)" in told
     assert "to them 10,500,000 (1,500,000 an update)" in told
     assert summary.traffic(written(applied=0, bytes_up=0), "up") == "0 (as int8)"
+
+
+@pytest.mark.parametrize(
+    ("compression", "told"),
+    [(None, None), (Int4(), "int4"), (Differences(coding=Int3()), "differences in int3")],
+)
+def test_compression_is_named(compression, told):
+    assert summary.named(compression) == told
 
 
 def test_a_summary_of_a_version_without_compression_tells_its_bytes():
