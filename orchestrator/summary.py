@@ -110,7 +110,7 @@ def named(compression: Compression | Differences | None) -> str | None:
     """As what something is written, in words; None if it is as it is."""
     if isinstance(compression, Differences):
         return f"{compression.kind} in {compression.coding.kind}"
-    return compression and compression.kind
+    return None if compression is None else compression.kind
 
 
 def traffic(found: Mapping[str, Any], direction: Literal["up", "down"]) -> str:

@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "int4": {"up": INT4, "down": INT4},
     "int2 up, int4 down": {"up": {"kind": "int2"}, "down": INT4},
 }
-# Eight updates make a version, and there are eight sites, so that a site fetches one difference for most orders.
+# Eight updates make a version and there are eight sites, so a site fetches one difference for most orders.
 BREAST_VARIANTS: dict[str, dict[str, Any]] = {
     UNCOMPRESSED: {},
     "int4 up, int3 differences down": {"up": INT4, "down": {"kind": "differences", "coding": INT3}},
