@@ -87,19 +87,21 @@ class Cache:
     def made(self, path: Sequence[tuple[str, bytes]], step: Step) -> Params | None:
         """The tree at the path's end, made of the last one on it that is remembered, or None.
 
-        The path is of keys, and what their messages begin with. `step` makes, of a tree on it, the next, of
-        which it is told the place, or None if it cannot; a tree that can be written to it may change.
+        The path is of keys, and their messages' ids. `step` makes, of a tree on it, the next, of which it is
+        told the place, or None if it cannot; a tree that can be written to it may change.
         """
         with self._lock:
-            places = [place for place, (key, begin) in enumerate(path) if self._tree_at(key, begin)]
+            places = [place for place, (key, id_) in enumerate(path) if self._is_at(key, id_)]
             if not places:
                 return None
-            tree: Params | None = self._tree_at(*path[places[-1]])
+            begin, _, tree = self._kept[path[places[-1]][0]]
+            made: Params | None = tree
             for place in range(places[-1] + 1, len(path)):
-                tree = step(tree, place) if tree else None
-            if tree and places[-1] + 1 < len(path):
-                self._keep(path[-1][0], Kept(path[-1][1], tree=_frozen(tree)))
-            return tree
+                made = step(made, place) if made else None
+            if made and made is not tree:
+                key, id_ = path[-1]
+                self._keep(key, Kept(begin[: -codec.ID_BYTES] + id_, tree=_frozen(made)))
+            return made
 
     def update(self, written: Mapping[str, Parts], deleted: Iterable[str]) -> None:
         """Remember trees that were just written, and let go of what is there no more.
@@ -117,10 +119,10 @@ class Cache:
     def _has_room_for(self, num_bytes: int) -> bool:
         return self._keeps_last or num_bytes <= self._max_bytes
 
-    def _tree_at(self, key: str, begin: bytes) -> Params:
-        """The tree of the message at this key that begins so, if it is remembered; else none."""
+    def _is_at(self, key: str, id_: bytes) -> bool:
+        """Whether the tree of the message with this id is remembered at the key."""
         kept = self._kept.get(key)
-        return kept.tree if kept is not None and kept.begin == begin else {}
+        return kept is not None and codec.id_of(kept.begin) == id_ and bool(kept.tree)
 
     def _keep(self, key: str, kept: Kept) -> None:
         self._kept[key] = kept

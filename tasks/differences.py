@@ -49,13 +49,13 @@ def publish(
     difference, made = between(server.params, sent, messages.coding_of_difference(experiment))
     whole, coded = codec.tree_in_parts(made, identity=id_), codec.packed_in_parts(difference, id_)
     old = chain(client, name)
-    begin = values.identity(client, keys.model(name, before))
-    is_joined = bool(old.versions) and (old.versions[-1], old.begins[-1]) == (before, begin)
-    start = old if is_joined else Chain(versions=[before], begins=[begin])
+    id_before = codec.id_of(values.identity(client, keys.model(name, before)))
+    is_joined = bool(old.versions) and (old.versions[-1], old.ids[-1]) == (before, id_before)
+    start = old if is_joined else Chain(versions=[before], ids=[id_before])
     length = num_links(len(whole), len(coded))
     new = Chain(
         versions=[*start.versions, version][-length - 1 :],
-        begins=[*start.begins, whole.begin][-length - 1 :],
+        ids=[*start.ids, codec.id_of(whole.begin)][-length - 1 :],
     )
     written = {keys.difference(name, version, before): coded} if length else {}
     written[keys.chain(name)] = Parts(messages.encode(new))
@@ -106,17 +106,17 @@ def follow(
     if version not in found.versions:
         return None, num_bytes
     number = found.versions.index(version) + 1
-    versions, begins = found.versions[:number], found.begins[:number]
+    versions, ids = found.versions[:number], found.ids[:number]
 
     def step(tree: Params, number: int) -> Params | None:
         nonlocal num_bytes
         difference = values.read(client, keys.difference(name, versions[number], versions[number - 1])) or b""
         num_bytes += len(difference)
-        if codec.id_of(difference) != codec.id_of(begins[number]):
+        if codec.id_of(difference) != ids[number]:
             return None  # it is gone, or makes another
         return _added(tree, codec.decode_tree(difference, tree, coding, unpacked=False))
 
-    path = [(keys.model(name, number), begin) for number, begin in zip(versions, begins, strict=True)]
+    path = [(keys.model(name, number), id_) for number, id_ in zip(versions, ids, strict=True)]
     return remembered.made(path, step), num_bytes
 
 

@@ -105,7 +105,7 @@ class Chain:
     """The newest versions, each joined to the next by a difference, oldest first."""
 
     versions: list[Count] = Field(default_factory=list)
-    begins: list[bytes] = Field(default_factory=list)  # of their messages in full
+    ids: list[bytes] = Field(default_factory=list)  # of their messages in full
 
 
 @message

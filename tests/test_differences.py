@@ -386,7 +386,7 @@ def test_exported_and_imported_its_chain_begins_anew(client, tmp_path, is_at_res
     site.model(3)
     archive.write(tmp_path / "trial.zip", snapshot.take(client, "trial"), experiment.text(spec.experiment))
     client.flushall()
-    stale = Chain(versions=[2, 3], begins=[b"x" * 15, b"y" * 15])
+    stale = Chain(versions=[2, 3], ids=[b"x" * 8, b"y" * 8])
     client.set(keys.chain("trial"), messages.encode(stale))  # of one that this Redis has forgotten
     with archive.opened(tmp_path / "trial.zip") as found:
         assert snapshot.put(client, found.snapshot)
@@ -497,11 +497,11 @@ def test_the_chain_is_in_order_and_each_difference_has_the_id_of_what_it_makes(c
     found = chain_of(client)
     assert list(pairwise(found.versions)) == [(0, 1), (1, 2), (2, 3)]
     for before, version in pairwise(found.versions):
-        begins = found.begins[found.versions.index(version)]
+        id_ = found.ids[found.versions.index(version)]
         difference = client.get(keys.difference("trial", version, before))
-        assert codec.id_of(difference) == codec.id_of(begins)
+        assert codec.id_of(difference) == id_
     for version in (0, 3):
-        assert values.identity(client, keys.model("trial", version)) == found.begins[version]
+        assert codec.id_of(values.identity(client, keys.model("trial", version))) == found.ids[version]
 
 
 # In the experiment's file

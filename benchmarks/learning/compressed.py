@@ -25,7 +25,6 @@ from workers.spec import Differences
 UNCOMPRESSED = "none"
 AGAIN = "none, again"  # with the same seeds: what the order in which updates come changes
 INT4 = {"kind": "int4", "block": 1024}
-INT3 = {"kind": "int3", "block": 1024}
 VARIANTS: dict[str, dict[str, Any]] = {
     UNCOMPRESSED: {},
     AGAIN: {},
@@ -35,7 +34,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # Eight updates make a version and there are eight sites, so a site fetches one difference for most orders.
 BREAST_VARIANTS: dict[str, dict[str, Any]] = {
     UNCOMPRESSED: {},
-    "int4 up, int3 differences down": {"up": INT4, "down": {"kind": "differences", "coding": INT3}},
+    "int4 up, int3 differences down": {
+        "up": {"kind": "int4", "block": 4096},
+        "down": {"kind": "differences", "coding": {"kind": "int3", "block": 4096}},
+    },
 }
 COLUMNS = ("up and down", "bytes up", "bytes down", "times fewer", "AUROC", "difference to none")
 
@@ -141,7 +143,7 @@ def bytes_down(run: Outcome) -> float:
     difference = len(codec.packed_in_parts(packed, bytes(codec.ID_BYTES)))
     most = differences.num_links(whole, difference)
     newest = [run.summary["versions"]] * (most + 1)
-    chain = len(messages.encode(Chain(versions=newest, begins=[bytes(codec.PREFIX)] * len(newest))))
+    chain = len(messages.encode(Chain(versions=newest, ids=[bytes(codec.ID_BYTES)] * len(newest))))
     had, fetched = dict[str, int](), []
     for site, version in sorted(run.orders):
         behind = max(version - had[site], 1) if site in had else most + 1
