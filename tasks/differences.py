@@ -48,7 +48,7 @@ def publish(
     name, version, id_ = experiment.name, server.version, identity(experiment)
     difference, made = between(server.params, sent, messages.coding_of_difference(experiment))
     whole, coded = codec.tree_in_parts(made, identity=id_), codec.packed_in_parts(difference, id_)
-    old = chain(client, name)
+    old, _ = chain(client, name)
     id_before = codec.id_of(values.identity(client, keys.model(name, before)))
     is_joined = bool(old.versions) and (old.versions[-1], old.ids[-1]) == (before, id_before)
     start = old if is_joined else Chain(versions=[before], ids=[id_before])
@@ -80,15 +80,16 @@ def between(x: Params, sent: Params, coding: codec.Coding) -> tuple[codec.Packed
     return packed, made
 
 
-def chain(client: redis.Redis, name: str) -> Chain:
-    """The experiment's newest versions, which differences join."""
-    stored = values.read(client, keys.chain(name))
-    return messages.decode(Chain, stored) if stored else Chain()
+def chain(client: redis.Redis, name: str) -> tuple[Chain, int]:
+    """The experiment's newest versions, which differences join, and the bytes that say so."""
+    stored = values.read(client, keys.chain(name)) or b""
+    return messages.decode(Chain, stored) if stored else Chain(), len(stored)
 
 
 def all_keys(client: redis.Redis, name: str) -> list[str]:
     """Keys of the chain and of its differences."""
-    return [keys.chain(name), *_links(name, chain(client, name))]
+    found, _ = chain(client, name)
+    return [keys.chain(name), *_links(name, found)]
 
 
 def follow(
@@ -100,9 +101,7 @@ def follow(
         MalformedMessage: a difference is none of this model.
     """
     name, coding = experiment.name, messages.coding_of_difference(experiment)
-    stored = values.read(client, keys.chain(name)) or b""
-    found = messages.decode(Chain, stored) if stored else Chain()
-    num_bytes = len(stored)
+    found, num_bytes = chain(client, name)
     if version not in found.versions:
         return None, num_bytes
     number = found.versions.index(version) + 1

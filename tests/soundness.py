@@ -63,7 +63,7 @@ def check_followed(client, found, params):
 
 def check_models(client, needed):
     """Versions that somebody needs, and differences that join the chain of the newest, and nothing else."""
-    chain = differences.chain(client, "trial").versions
+    chain = differences.chain(client, "trial")[0].versions
     joined = {keys.difference("trial", version, before).encode() for before, version in pairwise(chain)}
     joined |= {keys.chain("trial").encode()} if chain else set()
     assert set(client.keys("fedelta:{trial}:model:*")) == needed | joined

@@ -82,7 +82,7 @@ class Site:
 
 
 def chain_of(client):
-    return differences.chain(client, "trial")
+    return differences.chain(client, "trial")[0]
 
 
 def links(client):
